@@ -1,0 +1,144 @@
+"""The breed classifier: an embedding in, one score a class out; save and load."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from doggos_helpers.errors import ModelError
+
+WEIGHTS, LABELS = "classifier.safetensors", "classifier.json"
+
+
+class Classifier(nn.Module):
+    """Score the classes of an embedding with one hidden layer.
+
+    `forward` takes float32 [n, dimension] and returns logits [n, classes]. It
+    normalises over features, not over the batch, so that a batch may be one row.
+    """
+
+    def __init__(
+        self, dimension: int, hidden_units: int, classes: int, dropout: float = 0.0
+    ) -> None:
+        """Build the layers; the weights come from torch's random generator."""
+        super().__init__()
+        self.dimension = dimension
+        self.hidden_units = hidden_units
+        self.dropout = dropout
+        self.layers = nn.Sequential(
+            nn.LayerNorm(dimension),
+            nn.Linear(dimension, hidden_units),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_units, classes),
+        )
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return the logits [n, classes] of embeddings [n, dimension]."""
+        return self.layers(embeddings)
+
+
+def save(
+    model: Classifier, folder: Path, classes: Sequence[str], **about: Any
+) -> dict[str, Any]:
+    """Write the weights and what they mean: a safetensors and a JSON file, no pickle.
+
+    Args:
+        model: The classifier, not wrapped for training.
+        folder: Created if it isn't there.
+        classes: The label of each output, sorted.
+        **about: What else to record, such as the fingerprint and the loss.
+
+    Returns:
+        The content of the JSON file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: t.detach().cpu() for name, t in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
+    labels = {
+        "classes": list(classes),
+        "dimension": model.dimension,
+        "hidden_units": model.hidden_units,
+        "dropout": model.dropout,
+        **about,
+    }
+    (folder / LABELS).write_text(json.dumps(labels, indent=2) + "\n")
+    return labels
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Read what a saved classifier is (its JSON file), without its weights.
+
+    Raises:
+        ModelError: The file is missing or isn't a classifier's.
+    """
+    try:
+        labels = json.loads((folder / LABELS).read_text())
+        for key in ("classes", "dimension", "hidden_units", "dropout"):
+            labels[key]
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(folder / LABELS, error) from error
+    if labels["classes"] != sorted(set(labels["classes"])):
+        raise ModelError(
+            "the labels of the classifier are not sorted, or not unique",
+            str(folder / LABELS),
+            "Train again: notebook 04_training or `python -m doggos_helpers.train`",
+        )
+    return labels
+
+
+def load(folder: Path, device: str = "cpu") -> tuple[Classifier, list[str]]:
+    """Load a classifier for prediction, and the label of each of its outputs.
+
+    Raises:
+        ModelError: A file is missing, or the labels don't fit the weights.
+    """
+    labels = describe(folder)
+    classes = labels["classes"]
+    model = Classifier(
+        labels["dimension"], labels["hidden_units"], len(classes), labels["dropout"]
+    )
+    try:
+        weights = load_file(folder / WEIGHTS, device=device)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder / WEIGHTS, error) from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights are not of a classifier of {labels['dimension']} inputs and"
+            f" {len(classes)} labels",
+            str(folder),
+            "Keep both files of one training together, or train again",
+        ) from error
+    return model.to(device).eval(), classes
+
+
+def predict_probabilities(model: Classifier, vectors: np.ndarray) -> np.ndarray:
+    """Return the probability of each class.
+
+    Args:
+        model: As `load` returns it.
+        vectors: Embeddings, float32 [n, dimension].
+
+    Returns:
+        float32 [n, classes]; each row sums to one.
+    """
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        logits = model(torch.tensor(vectors, dtype=torch.float32, device=device))
+        return logits.softmax(dim=1).cpu().numpy()
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"no classifier can be read ({type(error).__name__}: {error})",
+        str(path),
+        "Train one: notebook 04_training or `python -m doggos_helpers.train`",
+    )

@@ -1,0 +1,213 @@
+"""CLIP: the one home of the model, for batch work, search and serving."""
+
+import functools
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from doggos_helpers.config import SAMPLE
+from doggos_helpers.errors import ModelError
+from doggos_helpers.images import Preprocessing
+
+
+def model_source(model: str) -> str:
+    """Resolve a model setting to a folder or hub id, on the machine it runs on."""
+    if model == SAMPLE:
+        from doggos_helpers.sample import MODEL_DIR
+
+        return str(MODEL_DIR)
+    return model
+
+
+def model_fingerprint(model: str, revision: str = "") -> str:
+    """Hash a model folder's files, so that new weights make old embeddings stale.
+
+    A hub model is named by its id and revision. Of a file over 64 MiB only the size
+    and the first 64 MiB count.
+    """
+    folder = Path(model_source(model))
+    digest = hashlib.sha256()
+    if not folder.is_dir():
+        return f"{model}@{revision or 'newest'}"
+    for file in sorted(folder.glob("*")):
+        if file.name in ("config.json", "preprocessor_config.json") or (
+            file.suffix in (".safetensors", ".bin")
+        ):
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            with file.open("rb") as content:
+                digest.update(content.read(64 << 20))
+    return digest.hexdigest()[:16]
+
+
+def _load(loader: Any, model: str, revision: str, **options: Any) -> Any:
+    """Call `from_pretrained`, and say what to do when it can't."""
+    source = model_source(model)
+    if source.startswith("/") and not Path(source).is_dir():
+        raise ModelError("no such model folder", source, "Check DOGGOS_MODEL")
+    try:
+        return loader.from_pretrained(source, revision=revision or None, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"can't load the CLIP model ({str(error).splitlines()[0]})",
+            model,
+            "Set DOGGOS_MODEL to sample, a hub id that this machine can reach, or a"
+            " folder written by save_pretrained",
+        ) from error
+
+
+def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
+    """Read how the model's own processor resizes and crops.
+
+    Raises:
+        ModelError: The model has no processor, or it can't be loaded.
+    """
+    return _preprocessing(_processor(model, revision))
+
+
+@functools.lru_cache(maxsize=4)
+def _processor(model: str, revision: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    # Without torchvision PIL is what is left; named, it needs no warning.
+    return _load(AutoImageProcessor, model, revision, backend="pil")
+
+
+def _preprocessing(processor: Any) -> Preprocessing:
+    size = dict(processor.size or {})
+    crop = dict(processor.crop_size or {}) if processor.do_center_crop else size
+    return Preprocessing(
+        shortest_edge=int(size.get("shortest_edge") or 0),
+        crop=(int(crop["height"]), int(crop["width"])),
+        resample=int(processor.resample),
+    )
+
+
+class ClipEncoder:
+    """The image and text towers of a CLIP model, with unit-length output.
+
+    Runs where it is constructed; load only the towers that are needed.
+
+    Args:
+        model: `sample`, a folder or a hub id.
+        revision: Commit or tag of a hub model; empty: the newest.
+        device: "cpu" or "cuda".
+        dtype: "float32", "bfloat16" or "float16".
+        threads: CPU threads for torch; 0 leaves torch's choice.
+        towers: "image", "text" or both.
+
+    Raises:
+        ModelError: The model can't be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str = "",
+        device: str = "cpu",
+        dtype: str = "float32",
+        threads: int = 1,
+        towers: Sequence[str] = ("image",),
+    ) -> None:
+        """Load the towers."""
+        import torch
+        from transformers import (
+            CLIPTextModelWithProjection,
+            CLIPVisionModelWithProjection,
+        )
+
+        if threads:
+            torch.set_num_threads(threads)
+        self.model, self.device = model, device
+        self.dtype = getattr(torch, dtype)
+        options = {"dtype": self.dtype}
+        self._image = self._text = self._tokenizer = None
+        if "image" in towers:
+            tower = _load(CLIPVisionModelWithProjection, model, revision, **options)
+            self._image = tower.eval().to(device)
+            processor = _processor(model, revision)
+            self.preprocessing = _preprocessing(processor)
+            shape = (1, 3, 1, 1)
+            mean, std = processor.image_mean, processor.image_std
+            self._mean = torch.tensor(mean, device=device).view(shape) * 255
+            self._std = torch.tensor(std, device=device).view(shape) * 255
+            self.dimension = int(tower.config.projection_dim)
+        if "text" in towers:
+            from transformers import AutoTokenizer
+
+            tower = _load(CLIPTextModelWithProjection, model, revision, **options)
+            self._text = tower.eval().to(device)
+            self._tokenizer = _load(AutoTokenizer, model, revision)
+            self.dimension = int(tower.config.projection_dim)
+
+    def encode_images(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed preprocessed images.
+
+        Args:
+            pixels: uint8 [n, height, width, 3], from `images.decode`.
+
+        Returns:
+            float32 [n, dimension], each row of length one.
+        """
+        import torch
+
+        if self._image is None:
+            raise ValueError("this encoder was loaded without its image tower")
+        with torch.inference_mode():
+            # torch warns of read-only arrays, and Ray's batches are read-only.
+            batch = torch.from_numpy(np.array(pixels)).to(self.device)
+            batch = batch.permute(0, 3, 1, 2).float()
+            batch = ((batch - self._mean) / self._std).to(self.dtype)
+            return _unit(self._image(pixel_values=batch).image_embeds)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts; words that the model doesn't know are warned of.
+
+        Returns:
+            float32 [n, dimension], each row of length one.
+        """
+        import torch
+
+        if self._text is None:
+            raise ValueError("this encoder was loaded without its text tower")
+        if unknown := sorted({w for text in texts for w in self.unknown_words(text)}):
+            warnings.warn(
+                f"the model has never seen: {', '.join(unknown)}."
+                f" It knows {len(known_words(self.model))} words, such as"
+                f" {', '.join(known_words(self.model)[:8])}",
+                stacklevel=2,
+            )
+        tokens = self._tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._text.config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.device)
+        with torch.inference_mode():
+            return _unit(self._text(**tokens).text_embeds)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that the model was never trained on.
+
+        A model whose folder has no words.json, such as the real CLIP, knows all.
+        """
+        known = set(known_words(self.model))
+        words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
+        return [w for w in words if w not in known] if known else []
+
+
+@functools.lru_cache(maxsize=4)
+def known_words(model: str) -> tuple[str, ...]:
+    """Read the words a model knows from its words.json; empty where it has none."""
+    file = Path(model_source(model)) / "words.json"
+    return tuple(json.loads(file.read_text())) if file.is_file() else ()
+
+
+def _unit(vectors: Any) -> np.ndarray:
+    vectors = vectors.float()
+    return (vectors / vectors.norm(dim=-1, keepdim=True)).cpu().numpy()

@@ -1,0 +1,256 @@
+"""Connecting to Ray: which cluster, what it has, and leaving it as it was."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from doggos_helpers.config import (
+    TELEMETRY_OFF,
+    Settings,
+    job_runtime_env,
+    ray_address,
+)
+from doggos_helpers.errors import ClusterError, run_command
+from doggos_helpers.plan import Node, StagePlan, WorkerPlan, fits, plan_workers
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster that this process is connected to."""
+
+    address: str
+    started_here: bool
+    nodes: tuple[Node, ...]
+    grow_to: dict[str, float] | None
+    dashboard: str
+    storage: str
+    plan: WorkerPlan
+
+    def __str__(self) -> str:
+        """Say in one line which cluster this is and what it has."""
+        how = "Started a local Ray" if self.started_here else f"Joined {self.address}"
+        cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)
+        nodes = f"{len(self.nodes)} node{'s' if len(self.nodes) != 1 else ''}"
+        return (
+            f"{how}: {nodes}, {cpus:g} CPUs, {gpus:g} GPUs; "
+            f"storage {self.storage}; dashboard {self.dashboard or 'off'}"
+        )
+
+
+_current: Cluster | None = None
+
+
+def connect(settings: Settings) -> Cluster:
+    """Join or start a Ray cluster, and print one line that says which.
+
+    The address is `settings.address`, else `RAY_ADDRESS`, else a cluster running on
+    this machine that answers, else a new local one (`local` always starts one). On
+    a cluster that it joins, this package is shipped to the workers. Calling it
+    again keeps the connection.
+
+    Raises:
+        ClusterError: No cluster answers at the address, or it can't hold the plan.
+    """
+    global _current
+    import ray
+
+    started_here = bool(_current and _current.started_here)
+    if not ray.is_initialized():
+        started_here = _init(settings)
+    Path(settings.storage_root).mkdir(parents=True, exist_ok=True)
+    nodes, grow_to = live_nodes(), _grow_to()
+    context = ray.get_runtime_context()
+    cluster = Cluster(
+        address=context.gcs_address,
+        started_here=started_here,
+        nodes=nodes,
+        grow_to=grow_to,
+        dashboard=_dashboard(),
+        storage=str(settings.storage_root),
+        plan=plan_workers(nodes, settings, grow_to),
+    )
+    _quiet_ray_data(settings)
+    _current = cluster
+    print(cluster)
+    return cluster
+
+
+def disconnect() -> None:
+    """Leave the cluster; end it if `connect` started it. Harmless if called twice."""
+    global _current
+    import ray
+
+    ray.shutdown()
+    _current = None
+
+
+def live_nodes() -> tuple[Node, ...]:
+    """Return the nodes that are alive, the head first."""
+    import ray
+
+    nodes = []
+    for raw in ray.nodes():
+        if not raw["Alive"]:
+            continue
+        have = raw["Resources"]
+        kinds = [r.partition(":")[2] for r in have if r.startswith("accelerator_type:")]
+        nodes.append(
+            Node(
+                name=node_name(raw),
+                cpus=have.get("CPU", 0.0),
+                gpus=have.get("GPU", 0.0),
+                memory=int(have.get("memory", 0)),
+                accelerators=tuple(kinds),
+                is_head="node:__internal_head__" in have,
+            )
+        )
+    return tuple(sorted(nodes, key=lambda n: (not n.is_head, n.name)))
+
+
+def node_name(raw: dict[str, Any]) -> str:
+    """Name a node in figures and records: its address and the start of its id."""
+    return f"{raw['NodeManagerAddress']}/{raw['NodeID'][:6]}"
+
+
+def this_node() -> str:
+    """Name the node on which this code runs, as `node_name` does. For workers."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"{ray.util.get_node_ip_address()}/{context.get_node_id()[:6]}"
+
+
+def wait_for(stage: StagePlan, cluster: Cluster, settings: Settings) -> None:
+    """Return once the nodes hold all workers of a stage.
+
+    On a fixed cluster that can't, it raises at once. On one that may grow, it asks
+    for the growth and waits up to `wait_for_cluster_s`, saying for what.
+
+    Raises:
+        ClusterError: The workers don't fit.
+    """
+    nodes = live_nodes()
+    held = fits(nodes, stage)
+    if held >= stage.workers:
+        return
+    need = f"{stage.workers} workers of {stage.cpus:g} CPU and {stage.gpus:g} GPU"
+    if cluster.grow_to is None:
+        raise ClusterError(
+            f"{need} don't fit: the nodes hold {held}",
+            "; ".join(f"{n.name}: {n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
+            "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
+            " *_cpus, gpus_per_worker), or add nodes",
+        )
+    _wait_for_growth(stage, need, settings.wait_for_cluster_s)
+
+
+def _wait_for_growth(stage: StagePlan, need: str, limit_s: int) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": stage.cpus} | ({"GPU": stage.gpus} if stage.gpus else {})
+    request_resources(bundles=[bundle] * stage.workers)
+    deadline = time.monotonic() + limit_s
+    try:
+        while (held := fits(live_nodes(), stage)) < stage.workers:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the cluster did not grow to {need} within {limit_s} s",
+                    f"the nodes hold {held}",
+                    "Raise wait_for_cluster_s, or look at the autoscaler's log",
+                )
+            print(f"Waiting for the cluster to grow to {need}; it holds {held}.")
+            time.sleep(min(5.0, max(0.0, deadline - time.monotonic()) + 0.1))
+    finally:
+        request_resources(bundles=[])
+
+
+def _init(settings: Settings) -> bool:
+    """Run `ray.init`; return whether it started a cluster."""
+    import ray
+
+    address = settings.address or ray_address()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address != LOCAL:
+        try:
+            ray.init(address=address or "auto", **quiet, runtime_env=shipped())
+            return False
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if address:
+                raise ClusterError(
+                    f"no Ray cluster answers ({str(error).splitlines()[0]})",
+                    address,
+                    "Check DOGGOS_ADDRESS or RAY_ADDRESS and, where it asks for a"
+                    " token, RAY_AUTH_MODE=token; address=local starts one here",
+                ) from error
+    ray.init(address=LOCAL, **quiet)
+    _tighten_token()
+    return True
+
+
+def shipped() -> dict[str, Any]:
+    """Build the runtime environment that takes this package to the workers.
+
+    What a submitted job already brings is left out: Ray refuses a field set twice.
+    """
+    job = job_runtime_env()
+    ours: dict[str, Any] = {}
+    if not {"py_modules", "working_dir"} & set(job):
+        ours["py_modules"] = [str(Path(__file__).resolve().parent)]
+        ours["excludes"] = ["__pycache__"]
+    variables = {
+        k: v for k, v in TELEMETRY_OFF.items() if k not in job.get("env_vars", {})
+    }
+    return ours | {"env_vars": variables}
+
+
+def _grow_to() -> dict[str, float] | None:
+    """Return the totals that the autoscaler may reach, None on a fixed cluster."""
+    import ray._private.state
+
+    try:
+        return ray._private.state.state.get_max_resources_from_cluster_config()
+    except Exception:  # a private call: without it the cluster counts as fixed
+        logging.getLogger(__name__).debug("no autoscaler limits", exc_info=True)
+        return None
+
+
+def _dashboard() -> str:
+    import ray._private.worker
+
+    url = ray._private.worker.get_dashboard_url()
+    return f"http://{url}" if url else ""
+
+
+def _quiet_ray_data(settings: Settings) -> None:
+    from ray.data import DataContext
+
+    data = DataContext.get_current()
+    data.enable_progress_bars = settings.shows_progress
+
+
+def _tighten_token() -> None:
+    """Ray writes its token readable by all (mode 0644)."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print which Ray would be joined, its nodes and the worker plan."""
+    settings = Settings.from_command("doggos_helpers.cluster", list(arguments))
+    cluster = connect(settings)
+    for node in cluster.nodes:
+        print(f"  {dataclasses.asdict(node)}")
+    print(cluster.plan)
+    disconnect()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

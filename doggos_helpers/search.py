@@ -1,0 +1,130 @@
+"""Search: the images most similar to an image, an embedding or a text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from doggos_helpers.config import Settings
+from doggos_helpers.embed import Embeddings, read_embeddings
+from doggos_helpers.errors import DataError, SettingsError, run_command
+from doggos_helpers.images import BadImage, decode
+
+if TYPE_CHECKING:
+    from doggos_helpers.clip import ClipEncoder
+
+
+@dataclass(frozen=True)
+class Match:
+    """One image found; `score` is the cosine similarity with the query."""
+
+    path: str
+    class_name: str
+    split: str
+    score: float
+
+
+class SearchIndex:
+    """Exact search: every query is compared with every row.
+
+    Args:
+        embeddings: Unit-length vectors, float32 [n, d], with their rows.
+    """
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        """Keep the rows; nothing is built."""
+        self.embeddings = embeddings
+
+    def top_k(
+        self, vector: np.ndarray, k: int, classes: Sequence[str] = ()
+    ) -> list[Match]:
+        """Find the k rows most similar to a unit vector, best first.
+
+        Args:
+            vector: float32 [d], unit length.
+            k: How many; fewer come back where there are fewer.
+            classes: Only these classes; empty: all.
+
+        Raises:
+            SettingsError: k is not positive, or a class is not in the index.
+        """
+        rows = self.embeddings
+        if k < 1:
+            raise SettingsError("k must be at least 1", f"k = {k}", "Ask for 1 or more")
+        candidates = np.arange(len(rows))
+        if classes:
+            known = set(rows.classes)
+            if unknown := sorted(set(classes) - known):
+                raise SettingsError(
+                    f"no images of class {', '.join(unknown)}",
+                    f"classes: {', '.join(sorted(known))}",
+                    "Filter by classes of this list",
+                )
+            candidates = np.flatnonzero(np.isin(rows.classes, list(classes)))
+        scores = rows.vectors[candidates] @ vector
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [
+            Match(
+                path=str(rows.paths[row]),
+                class_name=str(rows.classes[row]),
+                split=str(rows.splits[row]),
+                score=float(score),
+            )
+            for row, score in zip(candidates[best], scores[best], strict=True)
+        ]
+
+    def by_image(
+        self, data: bytes, encoder: "ClipEncoder", k: int, classes: Sequence[str] = ()
+    ) -> list[Match]:
+        """Find the k rows most similar to an image file's bytes."""
+        pixels = decode(data, encoder.preprocessing)
+        return self.top_k(encoder.encode_images(pixels[None])[0], k, classes)
+
+    def by_text(
+        self, text: str, encoder: "ClipEncoder", k: int, classes: Sequence[str] = ()
+    ) -> list[Match]:
+        """Find the k rows most similar to a text."""
+        return self.top_k(encoder.encode_texts([text])[0], k, classes)
+
+
+class SearchSettings(Settings):
+    """Search the embedded images by --text or by --image."""
+
+    text: str = Field("", description="what to look for, in words")
+    image: str = Field("", description="an image file to find similar ones of")
+    classes: str = Field("", description="only these, with commas between")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the images most similar to a text or an image."""
+    from doggos_helpers.clip import ClipEncoder
+
+    settings = SearchSettings.from_command("doggos_helpers.search", list(arguments))
+    if bool(settings.text) == bool(settings.image):
+        raise SettingsError(
+            "one query is needed", "--text or --image", "Give exactly one of the two"
+        )
+    index = SearchIndex(read_embeddings(settings))
+    tower = "text" if settings.text else "image"
+    encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
+    classes = [c for c in settings.classes.split(",") if c]
+    if settings.text:
+        matches = index.by_text(settings.text, encoder, settings.k, classes)
+    else:
+        try:
+            data = Path(settings.image).expanduser().read_bytes()
+            matches = index.by_image(data, encoder, settings.k, classes)
+        except (OSError, BadImage) as error:
+            raise DataError(
+                f"can't use the image ({error})", settings.image, "Give an image file"
+            ) from error
+    for match in matches:
+        print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
