@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-import warnings
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,28 @@ def _load(loader: Any, model: str, revision: str, **options: Any) -> Any:
             "Set DOGGOS_MODEL to sample, a hub id that this machine can reach, or a"
             " folder written by save_pretrained",
         ) from error
+
+
+def _load_tower(loader: Any, model: str, revision: str, dtype: Any) -> Any:
+    """Load one tower; weights that are missing would be random, so they are an error.
+
+    transformers reports the other tower's weights as unexpected: that is as intended.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    tower, report = _load(
+        loader, model, revision, dtype=dtype, output_loading_info=True
+    )
+    if lacking := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"the model lacks {len(lacking)} weights of {loader.__name__},"
+            f" such as {lacking[0]}",
+            model,
+            "Use a CLIP model with image and text projections",
+        )
+    return tower.eval()
 
 
 def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
@@ -124,11 +146,12 @@ class ClipEncoder:
             torch.set_num_threads(threads)
         self.model, self.device = model, device
         self.dtype = getattr(torch, dtype)
-        options = {"dtype": self.dtype}
         self._image = self._text = self._tokenizer = None
         if "image" in towers:
-            tower = _load(CLIPVisionModelWithProjection, model, revision, **options)
-            self._image = tower.eval().to(device)
+            tower = _load_tower(
+                CLIPVisionModelWithProjection, model, revision, self.dtype
+            )
+            self._image = tower.to(device)
             processor = _processor(model, revision)
             self.preprocessing = _preprocessing(processor)
             shape = (1, 3, 1, 1)
@@ -139,8 +162,10 @@ class ClipEncoder:
         if "text" in towers:
             from transformers import AutoTokenizer
 
-            tower = _load(CLIPTextModelWithProjection, model, revision, **options)
-            self._text = tower.eval().to(device)
+            tower = _load_tower(
+                CLIPTextModelWithProjection, model, revision, self.dtype
+            )
+            self._text = tower.to(device)
             self._tokenizer = _load(AutoTokenizer, model, revision)
             self.dimension = int(tower.config.projection_dim)
 
@@ -175,11 +200,12 @@ class ClipEncoder:
         if self._text is None:
             raise ValueError("this encoder was loaded without its text tower")
         if unknown := sorted({w for text in texts for w in self.unknown_words(text)}):
-            warnings.warn(
-                f"the model has never seen: {', '.join(unknown)}."
-                f" It knows {len(known_words(self.model))} words, such as"
-                f" {', '.join(known_words(self.model)[:8])}",
-                stacklevel=2,
+            known = known_words(self.model)
+            logging.getLogger(__name__).warning(
+                "The model has never seen the words: %s. It knows %d others: %s",
+                ", ".join(unknown),
+                len(known),
+                ", ".join(known),
             )
         tokens = self._tokenizer(
             list(texts),

@@ -1,9 +1,10 @@
 """Connecting to Ray: which cluster, what it has, and leaving it as it was."""
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from doggos_helpers.config import (
     TELEMETRY_OFF,
     Settings,
+    environment,
     job_runtime_env,
     ray_address,
 )
@@ -178,7 +180,8 @@ def _init(settings: Settings) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address != LOCAL:
         try:
-            ray.init(address=address or "auto", **quiet, runtime_env=shipped())
+            with _quiet_driver():
+                ray.init(address=address or "auto", **quiet, runtime_env=shipped())
             return False
         except (ConnectionError, RuntimeError, ValueError) as error:
             if address:
@@ -188,9 +191,34 @@ def _init(settings: Settings) -> bool:
                     "Check DOGGOS_ADDRESS or RAY_ADDRESS and, where it asks for a"
                     " token, RAY_AUTH_MODE=token; address=local starts one here",
                 ) from error
-    ray.init(address=LOCAL, **quiet)
+    with _quiet_driver():
+        ray.init(address=LOCAL, **quiet)
     _tighten_token()
     return True
+
+
+@contextlib.contextmanager
+def _quiet_driver() -> Iterator[None]:
+    """Keep Ray's C++ core from printing to this process's standard error.
+
+    It reports as errors what a user can do nothing about, such as the arguments of
+    every actor pool of Ray Data (ray-project/ray#53727). The level is read from the
+    environment when the driver connects. The processes that a local start makes
+    before that keep their own, and so their logs.
+    """
+    import ray._private.worker as worker
+
+    connect_driver = worker.connect
+
+    def connect_quietly(*args: Any, **kwargs: Any) -> Any:
+        with environment(RAY_BACKEND_LOG_LEVEL="fatal"):
+            return connect_driver(*args, **kwargs)
+
+    worker.connect = connect_quietly
+    try:
+        yield
+    finally:
+        worker.connect = connect_driver
 
 
 def shipped() -> dict[str, Any]:
@@ -230,8 +258,12 @@ def _dashboard() -> str:
 def _quiet_ray_data(settings: Settings) -> None:
     from ray.data import DataContext
 
-    data = DataContext.get_current()
-    data.enable_progress_bars = settings.shows_progress
+    DataContext.get_current().enable_progress_bars = settings.shows_progress
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler).__name__ != "SessionFileHandler":  # the log files keep all
+            handler.setLevel(logging.WARNING)
+    # With the bars off, it warns that they are off, at every execution.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def _tighten_token() -> None:

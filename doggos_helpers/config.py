@@ -4,11 +4,13 @@ This is the only module that reads the environment. Precedence: a value passed i
 (a papermill parameter, an option of a command), then `DOGGOS_*`, then the default.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -247,6 +249,18 @@ def local_home() -> Path:
 def in_anyscale() -> bool:
     """Whether this process runs on an Anyscale cluster."""
     return bool(os.environ.get("ANYSCALE_CLUSTER_ID"))
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set variables that the user has not set, for the length of a block."""
+    new = {k: v for k, v in variables.items() if k not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
 
 
 def ray_address() -> str:

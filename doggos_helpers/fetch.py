@@ -7,8 +7,10 @@ that was checked: a name that resolves differently a moment later gains nothing.
 """
 
 import asyncio
+import functools
 import ipaddress
 import socket
+import ssl
 
 import httpx
 
@@ -62,7 +64,7 @@ async def fetch_image(
     """
     timeout = httpx.Timeout(total_timeout_s, connect=connect_timeout_s)
     # The environment's proxies would connect to addresses that nobody checked.
-    client = httpx.AsyncClient(trust_env=False, timeout=timeout)
+    client = httpx.AsyncClient(trust_env=False, timeout=timeout, verify=_tls())
     target = _parse(url)
     try:
         async with asyncio.timeout(total_timeout_s), client:
@@ -80,6 +82,12 @@ async def fetch_image(
         raise FetchError(what, url, _UPLOAD, 502) from error
     what = f"more than {max_redirects} redirects"
     raise FetchError(what, url, "Use the address they end at", 502)
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Load the trusted certificates once: it takes longer than many a fetch."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def _parse(url: str) -> httpx.URL:
@@ -162,7 +170,7 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner and not is_public(str(inner)):
             return False
-        if ip.ipv4_mapped:
+        if ip.ipv4_mapped or ip in NAT64:
             return True  # judged by what it stands for
         if ip.is_site_local or ip.scope_id:
             return False

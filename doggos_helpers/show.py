@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 THUMBNAIL = 160
 
 
+def new_figure(width: float, height: float) -> "Figure":
+    """Make a figure (in inches) that Jupyter shows once: as the cell's result."""
+    import matplotlib.pyplot as plt  # importing it teaches Jupyter to draw figures
+
+    figure = plt.figure(figsize=(width, height), layout="constrained")
+    plt.close(figure)
+    return figure
+
+
 def show_source(thing: Any) -> None:
     """Display the source of a function or class, with highlighting."""
     from IPython.display import Code, display
@@ -51,11 +60,9 @@ def sheet(
         titles: One an image; by default its class.
         columns: Images in a row.
     """
-    from matplotlib.figure import Figure
-
     titles = titles or [path.split("/")[-2] for path in paths]
     rows = -(-len(paths) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.85 * rows), layout="constrained")
+    figure = new_figure(1.6 * columns, 1.85 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -76,10 +83,8 @@ def strips(
             at the start of its row, any other is written there.
         first: The title over the column of queries.
     """
-    from matplotlib.figure import Figure
-
     columns = 1 + max(len(matches) for matches in queries.values())
-    figure = Figure(figsize=(1.6 * columns, 1.85 * len(queries)), layout="constrained")
+    figure = new_figure(1.6 * columns, 1.85 * len(queries))
     grid = figure.subplots(len(queries), columns, squeeze=False)
     for axis in grid.ravel():
         axis.axis("off")
@@ -105,7 +110,6 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
         seed: Of the choice and of t-SNE.
     """
     import matplotlib
-    from matplotlib.figure import Figure
     from sklearn.manifold import TSNE
 
     if len(vectors) > 2000:
@@ -116,7 +120,7 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     points = tsne.fit_transform(vectors)
     names = sorted(set(classes))
     colours = matplotlib.colormaps["nipy_spectral"](np.linspace(0.05, 0.95, len(names)))
-    figure = Figure(figsize=(8.5, 5), layout="constrained")
+    figure = new_figure(8.5, 5)
     axis = figure.subplots()
     for name, colour in zip(names, colours, strict=True):
         mine = points[classes == name]
@@ -131,9 +135,7 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
 
 def bars(values: Mapping[str, float], label: str) -> "Figure":
     """Draw one horizontal bar a name."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 0.4 + 0.32 * len(values)), layout="constrained")
+    figure = new_figure(6, 0.4 + 0.32 * len(values))
     axis = figure.subplots()
     drawn = axis.barh(list(values), list(values.values()), color="#4477aa")
     axis.bar_label(drawn, fmt="%g", padding=3, fontsize=8)

@@ -23,6 +23,7 @@ from doggos_helpers.sample.traits import Dog
 
 POSES = ("lying", "running", "sitting", "standing")
 VIEWS = ("front", "side", "turned")
+_COLLARS: tuple[Colour, ...] = ((0.8, 0.2, 0.2), (0.15, 0.4, 0.65), (0.2, 0.55, 0.45))
 
 
 @dataclass
@@ -69,6 +70,7 @@ class _Body:
         self._markings(torso)
         self._texture(torso)
         self.layers.shade(torso, (0.02, 0.09))
+        self._collar(torso)
         if self.dog.fur == "fluffy":
             self._ruff()
         self._legs(far=False)
@@ -133,9 +135,9 @@ class _Body:
 
     def _haired(self, outline: Points, amount: float = 1.0) -> Points:
         if self.dog.fur == "fluffy":
-            return fringed(outline, self.rng, 0.1, 0.042 * amount)
+            return fringed(outline, self.rng, 0.09, 0.05 * amount)
         if self.dog.fur == "curly":
-            return fringed(outline, self.rng, 0.085, 0.036 * amount, curly=True)
+            return fringed(outline, self.rng, 0.085, 0.04 * amount, curly=True)
         return outline
 
     # ---- parts ---------------------------------------------------------------
@@ -244,7 +246,7 @@ class _Body:
         pts[:, 1] = np.maximum(pts[:, 1], 0.05)
         outline = limb(pts, list(radii))
         if self.dog.tail == "bushy":
-            outline = fringed(outline, rng, 0.1, 0.06, curly=self.dog.fur == "curly")
+            outline = fringed(outline, rng, 0.1, 0.07, curly=self.dog.fur == "curly")
         else:
             outline = self._haired(outline, 0.8)
         back = self.dog.pattern in ("saddled", "tricolour")
@@ -299,23 +301,33 @@ class _Body:
             return
         (x0, y0), (x1, y1) = clip.min(0), clip.max(0)
         tone = toned(self.dog.coat, 0.8)
-        for _ in range(26):
+        for _ in range(34):
             x, y = self.rng.uniform(x0, x1), self.rng.uniform(y0, y1)
             if self.dog.fur == "curly":
                 a = np.linspace(0, 4.6, 9) + self.rng.random() * 6
                 mark = np.column_stack([x + 0.03 * np.cos(a), y + 0.03 * np.sin(a)])
             else:
-                mark = curve([(x, y), (x - 0.03, y - 0.025), (x - 0.045, y - 0.065)], 4)
+                mark = curve([(x, y), (x - 0.05, y - 0.02), (x - 0.08, y - 0.07)], 4)
             self.layers.line(mark, tone, 0.013, clip, alpha=0.7)
 
     def _ruff(self) -> None:
         B, D = self.b.body, self.b.chest
         a = self.place([(0.4 * B, 0.55 * D)])[0]
         end = self.head + np.array([-0.02, -0.5 * self.b.head])
-        shape = fringed(limb([a, end], [0.17, 0.17]), self.rng, 0.1, 0.05)
+        shape = fringed(limb([a, end], [0.17, 0.17]), self.rng, 0.095, 0.06)
         white = self._socks() and self.dog.pale[2] > 0.6
         colour: Colour = self.dog.pale if white else toned(self.dog.coat, 1.15)
         self.layers.fill(shape, colour, alpha=0.95)
+
+    def _collar(self, torso: Points) -> None:
+        if self.dog.fur != "smooth" or self.rng.random() > 0.35:
+            return
+        up = np.array([np.cos(self.up), np.sin(self.up)])
+        across = np.array([up[1], -up[0]])
+        middle = self.head - 0.95 * self.b.head * up
+        band = np.stack([middle + 0.45 * across, middle - 0.45 * across])
+        colour = self.rng.choice(_COLLARS)
+        self.layers.line(band, colour, 0.055, torso)
 
     # ---- from the front ------------------------------------------------------
 
@@ -339,7 +351,7 @@ class _Body:
         self.layers.shade(torso, (0.03, 0.07))
         self._front_legs(wide, high)
         if dog.fur == "fluffy":
-            chest = fringed(ellipse(0, 0.75 * high, 0.62 * wide, 0.17), self.rng, 0.1, 0.05)
+            chest = fringed(ellipse(0, 0.75 * high, 0.62 * wide, 0.17), self.rng, 0.095, 0.06)
             pale = self._socks() and dog.pale[2] > 0.6
             self.layers.fill(chest, dog.pale if pale else toned(dog.coat, 1.15))
         self.head = np.array([0.0, high + 0.1 + b.neck * 0.5 + 0.45 * b.head])

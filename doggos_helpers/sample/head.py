@@ -60,7 +60,7 @@ class Head:
 
     def _haired(self, points: Points, amount: float = 1.0) -> Points:
         if self.dog.fur == "fluffy":
-            return fringed(points, self.rng, 0.42, 0.13 * amount)
+            return fringed(points, self.rng, 0.34, 0.16 * amount)
         if self.dog.fur == "curly":
             return fringed(points, self.rng, 0.36, 0.14 * amount, curly=True)
         return points
@@ -70,7 +70,7 @@ class Head:
     def profile(self) -> None:
         """Draw the head seen from the side, looking right."""
         dog, b = self.dog, self.dog.build
-        m, j = 0.55 + 0.6 * b.muzzle, 0.5 + 0.5 * b.jaw
+        m, j = 0.28 + 0.55 * b.muzzle, 0.55 + 0.55 * b.jaw
         self._ear_side(far=True)
         if self.open:
             jaw = limb([(0.5, -0.4), (0.4 + 0.8 * m, -0.72 * j)], [0.25, 0.16])
@@ -145,12 +145,12 @@ class Head:
                 self._fill(inner + (dx, 0), self._inner(), shape)
             return
         if dog.ears == "folded":
-            stem = spline([(-0.75, 0.4), (-0.72, 1.0), (-0.45, 0.95 + 0.35 * e), (-0.02, 1.12), (0.12, 0.7), (-0.3, 0.45)])
+            stem = spline([(-0.72, 0.4), (-0.7, 0.95), (-0.5, 0.8 + 0.4 * e), (-0.15, 1.08), (0.05, 0.72), (-0.3, 0.45)])
             self._fill(stem + (dx, 0), tone)
-            flap = spline([(-0.72, 1.0), (-0.45, 1.0 + 0.35 * e), (0.0, 1.15), (0.3, 0.62), (0.28, 0.36), (-0.1, 0.7)])
-            self._fill(flap + (dx, 0), toned(tone, 0.78))
+            flap = spline([(-0.68, 0.92), (-0.5, 0.86 + 0.4 * e), (-0.12, 1.12), (0.24, 0.62), (0.3, 0.34), (-0.08, 0.55), (-0.45, 0.8)])
+            self._fill(flap + (dx, 0), toned(tone, 0.74))
             return
-        drop = 0.75 * e if dog.ears == "floppy" else 1.75 * e
+        drop = 0.75 * e if dog.ears == "floppy" else 1.42 * e
         ear = spline(
             [
                 (-0.62, 0.72),
@@ -253,12 +253,12 @@ class Head:
             self._fill(inner * flip, self._inner(), shape)
             return
         if dog.ears == "folded":
-            stem = spline([(0.18, 0.75), (0.4, 0.9 + 0.35 * e), (0.8, 0.95 + 0.35 * e), (0.98, 0.8), (0.9, 0.3), (0.5, 0.4)])
+            stem = spline([(0.2, 0.78), (0.42, 0.72 + 0.38 * e), (0.72, 0.72 + 0.42 * e), (0.9, 0.85), (0.92, 0.3), (0.5, 0.4)])
             self._fill(stem * flip, tone)
-            flap = spline([(0.38, 0.95 + 0.33 * e), (0.8, 0.98 + 0.33 * e), (1.12, 0.82), (1.08, 0.3), (0.92, 0.26), (0.62, 0.75)])
-            self._fill(flap * flip, toned(tone, 0.78))
+            flap = spline([(0.36, 0.74 + 0.36 * e), (0.7, 0.76 + 0.42 * e), (1.02, 0.86), (1.2, 0.5), (1.22, 0.32), (0.98, 0.46), (0.66, 0.72)])
+            self._fill(flap * flip, toned(tone, 0.74))
             return
-        drop = 0.75 * e if dog.ears == "floppy" else 1.7 * e
+        drop = 0.75 * e if dog.ears == "floppy" else 1.42 * e
         ear = spline([(0.5, 0.82), (0.88, 0.78), (1.16, 0.4), (1.24, 0.3 - 0.7 * drop), (1.0, 0.3 - 1.1 * drop), (0.74, 0.35 - 0.9 * drop), (0.7, 0.3)])
         shape = self._fill(self._haired(ear, 1.1) * flip, tone)
         self.layers.shade(shape, (0.012, 0.05), alpha=0.2)
@@ -268,8 +268,8 @@ class Head:
     def _eye(self, x: float, y: float) -> None:
         dark = sum(self.dog.coat) < 0.9 or self.dog.mask
         if dark or self.dog.eye[2] > 0.5:
-            self._fill(ellipse(x, y, 0.19, 0.18), toned(self.dog.coat, 1.35))
-        self._fill(ellipse(x, y, 0.15, 0.16), self.dog.eye)
+            self._fill(ellipse(x, y, 0.22, 0.21), toned(self.dog.coat, 1.4))
+        self._fill(ellipse(x, y, 0.17, 0.18), self.dog.eye)
         if self.dog.eye[2] > 0.5:
             self._fill(ellipse(x, y, 0.08, 0.09), _INK)
         self._fill(ellipse(x + 0.05, y + 0.06, 0.05, 0.05), (1, 1, 1))

@@ -14,7 +14,7 @@ from doggos_helpers.sample.traits import Dog
 LIGHTS: dict[str, tuple[float, float, float]] = {
     "day": (1.0, 1.0, 1.0),
     "warm": (1.04, 0.97, 0.86),
-    "dusk": (0.8, 0.78, 0.92),
+    "dusk": (0.87, 0.83, 0.95),
     "overcast": (0.9, 0.93, 0.96),
 }
 """Factor of red, green and blue for each light."""
@@ -50,7 +50,7 @@ def random_framing(rng: Random, long_side: int | None = None) -> Framing:
     side = long_side or rng.randint(300, 800)
     ratio = rng.choice((1.0, 0.8, 0.75, 0.75, 0.67))
     short = round(side * ratio)
-    upright = view == "front" and rng.random() < 0.5 or rng.random() < 0.12
+    upright = view == "front" and rng.random() < 0.5 or rng.random() < 0.06
     width, height = (short, side) if upright else (side, short)
     return Framing(
         scene=rng.choice(SCENES),
@@ -59,8 +59,8 @@ def random_framing(rng: Random, long_side: int | None = None) -> Framing:
         light=rng.choices(tuple(LIGHTS), (0.55, 0.2, 0.1, 0.15))[0],
         width=width,
         height=height,
-        scale=rng.uniform(0.66, 0.96),
-        x=rng.gauss(0, 0.035),
+        scale=rng.uniform(0.7, 0.98),
+        x=rng.gauss(0, 0.025),
         y=rng.uniform(0.05, 0.16),
         mirrored=rng.random() < 0.5,
         occluded=rng.random() < 0.18,
@@ -75,7 +75,7 @@ def render(dog: Dog, frame: Framing, rng: Random) -> np.ndarray:
     body = draw_dog(dog, frame.pose, frame.view, rng)
     left, low, right, top = body.bounds()
     square = min(frame.width, frame.height)
-    unit = frame.scale * square / max((right - left), (top - min(low, 0)))
+    unit = frame.scale * square / max((right - left) / 1.04, top - min(low, 0))
     foot = frame.y * tall
     foot = min(foot, max(tall - unit * top - 0.02 * tall, 0.03 * tall))
     horizon = min(max(foot / tall + rng.uniform(0.12, 0.3), 0.26), 0.55)

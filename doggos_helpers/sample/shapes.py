@@ -113,12 +113,12 @@ def fringed(
     area = np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))
     out = np.column_stack([along[:, 1], -along[:, 0]]) * np.sign(area)
     phase = np.tile(np.arange(6) / 6, count)
-    high = np.repeat([rng.uniform(0.55, 1.1) for _ in range(count)], 6)
+    high = np.repeat([rng.uniform(0.6, 1.25) for _ in range(count)], 6)
     if curly:
         return p + out * (depth * high * np.sin(np.pi * phase) ** 0.7)[:, None]
-    shape = np.where(phase < 0.7, phase / 0.7, (1 - phase) / 0.3)
-    sweep = along * (np.sign(area) * 0.4 * depth * shape * high)[:, None]
-    return p + out * (depth * high * shape)[:, None] - sweep
+    shape = np.interp(phase, (0, 0.6, 1), (0, 1, 0)) ** 1.25
+    lift = out * 0.85 + (-0.55, -0.4)  # hair lies backwards and down
+    return p + lift * (depth * high * shape)[:, None]
 
 
 @dataclass
@@ -188,6 +188,8 @@ class Canvas:
 
         self.width, self.height = width, height
         self._agg = RendererAgg(width, height, 72)
+        # Agg knows its last clip path by address alone: none may be freed meanwhile.
+        self._kept: list[dict[int, Any]] = []
 
     def paint(
         self,
@@ -198,10 +200,14 @@ class Canvas:
     ) -> None:
         """Paint layers; a unit is ``scale`` pixels, the origin at ``offset``."""
         factor = np.array([-scale if mirror else scale, scale])
+        clips: dict[int, Any] = {}
+        self._kept.append(clips)
         for op in layers.ops:
-            self._paint(op, factor, np.asarray(offset, float))
+            self._paint(op, factor, np.asarray(offset, float), clips)
 
-    def _paint(self, op: Op, factor: Points, offset: Points) -> None:
+    def _paint(
+        self, op: Op, factor: Points, offset: Points, clips: dict[int, Any]
+    ) -> None:
         from matplotlib.path import Path
         from matplotlib.transforms import IdentityTransform, TransformedPath
 
@@ -211,8 +217,11 @@ class Canvas:
         context.set_alpha(op.alpha)
         points = op.points * factor + offset
         if op.clip is not None:
-            clip = Path(_closed(op.clip * factor + offset))
-            context.set_clip_path(TransformedPath(clip, still))
+            key = id(op.clip)
+            if key not in clips:
+                path = Path(_closed(op.clip * factor + offset))
+                clips[key] = TransformedPath(path, still)
+            context.set_clip_path(clips[key])
         unit = abs(float(factor[1]))
         rgb: Any = op.colour
         if op.kind == "line":

@@ -140,9 +140,7 @@ def of_breed(breed: Breed, rng: Random) -> Dog:
         if possible(values):
             break
     mean = breed.build
-    build = Build(
-        **{k: v * rng.gauss(1, 0.07) for k, v in vars(mean).items()}
-    )
+    build = Build(**{k: v * rng.gauss(1, 0.07) for k, v in vars(mean).items()})
     coat = breed.tints.get(values["coat"], COLOURS[values["coat"]])
     dog = Dog(
         values,
@@ -167,8 +165,8 @@ def at_random(rng: Random, values: dict[str, str]) -> Dog:
         chest=u(0.34, 0.5),
         tuck=u(0.02, 0.17),
         neck=u(0.06, 0.26),
-        head=u(0.19, 0.31),
-        muzzle=u(0.35, 1.5),
+        head=u(0.22, 0.34),
+        muzzle=u(0.35, 1.6),
         jaw=u(0.75, 1.25),
         ear=u(0.85, 1.3),
         bulk=u(0.75, 1.3),

@@ -1,0 +1,29 @@
+# Each target does its own set-up. `make tutorial DATASET=../photos MODEL=folder-or-hub-id
+# PARAMS=notebooks/params/gpu.yaml` chooses what to run on; the environment works as well.
+SHELL := /bin/bash
+run = ci/build.sh $(1) && "$$(cat build/.python)" -m
+options = $(if $(DATASET),--dataset "$(DATASET)") $(if $(MODEL),--model "$(MODEL)") $(if $(PARAMS),--params-file "$(PARAMS)")
+.PHONY: tutorial test test-long lint lab cluster cluster-down constraints clean
+
+# What make starts runs on a Ray of its own, whatever else runs on this machine.
+tutorial test test-long: export DOGGOS_ADDRESS ?= local
+
+tutorial:  ## run the notebooks into build/tutorial
+	@$(call run) doggos_helpers.batch $(options)
+test:  ## unit tests, tests on a local Ray, the notebooks on a cluster of three nodes
+	@$(call run,dev) pytest -m "not long"
+test-long:  ## everything, with what takes too long for a user
+	@$(call run,dev) pytest
+lint:
+	@$(call run,dev) ruff check . && "$$(cat build/.python)" -m ruff format --check . && "$$(cat build/.python)" -m mypy
+lab:  ## JupyterLab on the notebooks; an exported RAY_ADDRESS reaches them
+	@$(call run) jupyterlab notebooks $(LAB_ARGS)
+cluster:  ## a head and two worker nodes on this machine; prints the lines to export
+	@$(call run) tools.local_cluster up
+cluster-down:
+	@$(call run) tools.local_cluster down
+constraints:  ## constraints.txt from what .venv holds
+	@(sed '/^#/!d' constraints.txt; .venv/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
+	  | grep -viE '^(nvidia|cuda|triton)' | sed -E 's/\+(cpu|cu[0-9]+)$$//' | LC_ALL=C sort -f) >build/constraints && mv build/constraints constraints.txt
+clean:
+	@rm -rf build

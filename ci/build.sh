@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs what the tutorial needs: `ci/build.sh`, or `ci/build.sh dev` for tests too.
+# Where to, it finds out: an active environment, the Python of an Anyscale Workspace
+# or of a container, else .venv in this folder, made with $PYTHON if that is set.
+# Ray and torch that are already there are kept. TORCH_INDEX_URL adds a package index.
+set -exo pipefail
+{ set +x; } 2>/dev/null # finding the target is not worth a trace
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mode="${1:-run}"
+files=(requirements.txt)
+[ "$mode" != dev ] || files+=(requirements-dev.txt)
+
+fail() {
+  echo "ci/build.sh: $1" >&2
+  exit 1
+}
+runs() { "$1" -c 'import sys' >/dev/null 2>&1; }
+supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
+managed() { # by the system's package manager (PEP 668)
+  "$1" -c 'import os, sysconfig, sys
+sys.exit(not os.path.exists(sysconfig.get_path("stdlib") + "/EXTERNALLY-MANAGED"))' 2>/dev/null
+}
+in_image() {
+  [ -n "$ANYSCALE_CLUSTER_ID$KUBERNETES_SERVICE_HOST" ] || [ -e /.dockerenv ] || [ -e /run/.containerenv ]
+}
+find_target() { # sets python and prefix, the folder of the environment
+  local there
+  for prefix in "$VIRTUAL_ENV" "$CONDA_PREFIX" "$PWD/.venv"; do
+    python="$prefix/bin/python"
+    if [ -n "$prefix" ] && [ -x "$python" ] && runs "$python"; then return; fi
+  done
+  there="$(command -v "${PYTHON:-python3}" || command -v python || true)"
+  if in_image && [ -n "$there" ] && runs "$there" && ! managed "$there"; then
+    python="$there"
+    prefix="$("$python" -c 'import sys; print(sys.prefix)')"
+  fi
+}
+make_venv() {
+  local base
+  for base in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+    ! supported "$base" || break
+  done
+  supported "$base" || fail "Python 3.11, 3.12 or 3.13 is needed and ${PYTHON:-none of them} was found: name one with PYTHON=/path/to/python3.11."
+  "$base" -m venv "$prefix" || fail "$base can't make an environment: install its venv module (Debian, Ubuntu: apt-get install python3-venv)."
+}
+
+find_target
+runs "$python" || make_venv
+supported "$python" || fail "$python is $("$python" -V 2>&1), and 3.11 to 3.13 is needed: activate an environment that has it, or name one with PYTHON=/path/to/python3.11."
+mkdir -p build
+echo "$python" >build/.python
+stamp="$prefix/.doggos-installed"
+wanted="$(cat requirements*.txt constraints.txt pyproject.toml <(echo "$PWD") | cksum)"
+if [ -e "$stamp" ]; then
+  read -r done_mode done_sum <"$stamp"
+  if [ "$done_sum" = "$wanted" ] && { [ "$done_mode" = dev ] || [ "$done_mode" = "$mode" ]; }; then exit 0; fi
+fi
+
+# What an image or an environment of the user's brings is kept: its version is required.
+cat "${files[@]}" >build/requirements.txt
+cp constraints.txt build/constraints.txt
+if ! [ "$prefix" -ef .venv ]; then
+  for name in ray torch; do
+    have="$("$python" -c "from importlib.metadata import version; print(version('$name'))" 2>/dev/null)" || continue
+    want="$(sed -nE "s/^$name(\[[^]]*\])?==([^ ]+).*/\2/p" requirements.txt)"
+    sed -E "s/^($name(\[[^]]*\])?)==.*/\1==$have/" build/requirements.txt >build/requirements.new
+    mv build/requirements.new build/requirements.txt
+    if [ "${have%%+*}" = "$want" ]; then
+      sed -E "s/^$name==.*/$name==$have/" build/constraints.txt >build/constraints.new
+      mv build/constraints.new build/constraints.txt
+    else
+      echo "$name $have is installed in $prefix and is kept, though the tutorial is tested with $want: if something fails, use an image or environment with $name==$want, or none to get a .venv."
+      : >build/constraints.none # the rest was resolved for the tested versions
+    fi
+  done
+  [ ! -e build/constraints.none ] || mv build/constraints.none build/constraints.txt
+fi
+"$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+trap 'code=$?; { set +x; } 2>/dev/null; [ $code != 0 ] || echo "$mode $wanted" >"$stamp" || true' EXIT
+set -x
+
+# Install Python dependencies
+"$python" -m pip install -r build/requirements.txt -c build/constraints.txt \
+  ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"}
+"$python" -m pip install --no-deps --editable .

@@ -1,0 +1,192 @@
+"""Load test: how fast a running service answers, and who answers."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from pydantic import Field
+
+from doggos_helpers.config import Settings
+from doggos_helpers.embed import read_embeddings
+from doggos_helpers.errors import ServiceError, run_command
+from doggos_helpers.images import read_bytes
+from doggos_helpers.runs import read_json, write_json, write_run
+
+MAX_IMAGES = 64  # different images sent; they are repeated after that
+
+
+async def send_load(
+    url: str,
+    images: Sequence[bytes],
+    *,
+    requests: int = 200,
+    concurrency: int = 8,
+    timeout_s: float = 60,
+) -> dict[str, Any]:
+    """Upload images to a service, keeping `concurrency` requests under way.
+
+    Args:
+        url: Of the service.
+        images: Image files, sent in turn.
+        requests: How many in all.
+        concurrency: How many at a time.
+        timeout_s: Of each request.
+
+    Returns:
+        seconds, throughput (good replies a second), latency_ms of the good replies
+        (p50, p95, p99, mean), counts (requests, succeeded, failed), statuses (of HTTP,
+        or the name of what went wrong before one came), nodes (good replies by the
+        node that embedded) and latencies_ms, in the order of arrival.
+
+    Raises:
+        ServiceError: Nothing listens at the URL.
+    """
+    latencies: list[float] = []
+    statuses: Counter[str] = Counter()
+    nodes: Counter[str] = Counter()
+    turns = iter(range(requests))
+    limits = httpx.Limits(max_connections=concurrency)
+    client = httpx.AsyncClient(
+        base_url=url, timeout=timeout_s, limits=limits, trust_env=False
+    )
+
+    async def one_client() -> None:
+        for turn in turns:  # shared: each takes the next one
+            files = {"image": ("image", images[turn % len(images)])}
+            started = time.perf_counter()
+            try:
+                reply = await client.post("/predict/upload", files=files)
+            except httpx.HTTPError as error:
+                statuses[type(error).__name__] += 1
+                continue
+            statuses[str(reply.status_code)] += 1
+            if reply.status_code == 200:
+                latencies.append((time.perf_counter() - started) * 1000)
+                nodes[reply.json()["node"]] += 1
+
+    async with client:
+        await _check_it_listens(client)
+        started = time.perf_counter()
+        await asyncio.gather(*(one_client() for _ in range(concurrency)))
+        seconds = time.perf_counter() - started
+    succeeded = len(latencies)
+    return {
+        "concurrency": concurrency,
+        "seconds": round(seconds, 3),
+        "throughput": round(succeeded / seconds, 2),
+        "latency_ms": _summary(latencies),
+        "counts": {
+            "requests": requests,
+            "succeeded": succeeded,
+            "failed": requests - succeeded,
+        },
+        "statuses": dict(sorted(statuses.items())),
+        "nodes": dict(sorted(nodes.items())),
+        "latencies_ms": [round(ms, 2) for ms in latencies],
+    }
+
+
+async def _check_it_listens(client: httpx.AsyncClient) -> None:
+    try:
+        await client.get("/healthz")
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ServiceError(
+            f"nothing answers ({error})",
+            str(client.base_url),
+            "Start the service: `python -m doggos_helpers.serve`, or check the URL",
+        ) from error
+
+
+def _summary(latencies: Sequence[float]) -> dict[str, float]:
+    """Summarise milliseconds; empty where no request succeeded."""
+    if not latencies:
+        return {}
+    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
+    figures = {"p50": p50, "p95": p95, "p99": p99, "mean": np.mean(latencies)}
+    return {name: round(float(ms), 2) for name, ms in figures.items()}
+
+
+def read_test_images(settings: Settings) -> list[bytes]:
+    """Read up to 64 images of the test split, spread over all of it.
+
+    Raises:
+        StorageError: The data set isn't embedded yet.
+    """
+    paths = read_embeddings(settings, "test").paths
+    chosen = paths[:: max(1, -(-len(paths) // MAX_IMAGES))]
+    return [read_bytes(settings.dataset_root, path) for path in chosen]
+
+
+def record(settings: Settings, started: float, report: dict[str, Any]) -> Path:
+    """Write a report to `serving_dir`: run.json, and loadtest.json with every latency.
+
+    Args:
+        settings: Of the service.
+        started: `time.time()` before the load.
+        report: From `send_load`.
+
+    Returns:
+        The path of run.json.
+    """
+    embedded = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    summary = {k: v for k, v in report.items() if k != "latencies_ms"}
+    counts, nodes = summary.pop("counts"), summary.pop("nodes")
+    write_json(settings.serving_dir / "loadtest.json", report)
+    write_run(
+        settings.serving_dir,
+        "serve",
+        settings,
+        started,
+        fingerprint=embedded["fingerprint"],
+        counts=counts,
+        nodes=nodes,
+        load=summary,
+    )
+    return settings.serving_dir / "run.json"
+
+
+class LoadSettings(Settings):
+    """Send requests to a running service, and measure."""
+
+    url: str = Field("", description="of the service; empty: from host and port")
+    requests: int = Field(200, gt=0, description="how many in all")
+    concurrency: int = Field(8, gt=0, description="how many at a time")
+    timeout_s: float = Field(60, gt=0, description="of each request")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the figures of a load test; return 1 if any request failed."""
+    settings = LoadSettings.from_command("doggos_helpers.loadtest", list(arguments))
+    url = settings.url or f"http://{settings.host}:{settings.port}"
+    images = read_test_images(settings)
+    started = time.time()
+    report = asyncio.run(
+        send_load(
+            url,
+            images,
+            requests=settings.requests,
+            concurrency=settings.concurrency,
+            timeout_s=settings.timeout_s,
+        )
+    )
+    path = record(settings, started, report)
+    counts = report["counts"]
+    print(
+        f"{counts['succeeded']} of {counts['requests']} requests succeeded in"
+        f" {report['seconds']:g} s: {report['throughput']:g} a second,"
+        f" {settings.concurrency} at a time"
+    )
+    print("ms: " + ", ".join(f"{k} {v:g}" for k, v in report["latency_ms"].items()))
+    print("statuses: " + ", ".join(f"{k}: {v}" for k, v in report["statuses"].items()))
+    print("nodes: " + ", ".join(f"{k}: {v}" for k, v in report["nodes"].items()))
+    print(path)
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,214 @@
+"""Serving: building the application, starting it on Ray Serve, and stopping it."""
+
+import dataclasses
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+from ray import serve
+
+from doggos_helpers.cluster import Cluster, connect, disconnect, wait_for
+from doggos_helpers.config import Settings
+from doggos_helpers.deployments import IMAGES, application, beside
+from doggos_helpers.embed import embeddings_file, read_embeddings
+from doggos_helpers.errors import ServiceError, run_command
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+REQUEST_TIMEOUT_S = 60
+ROUTE_TIMEOUT_S = 15  # a proxy hears of a new route a moment after it runs
+
+
+class ServeSettings(Settings):
+    """Serve the champion over HTTP, until Ctrl-C."""
+
+    champion: str = Field("", description="classifier's folder; empty: the registry's")
+
+
+def build_app(args: ServeSettings) -> "Application":
+    """Build the application from settings alone; a Serve YAML names this function.
+
+    Ray Serve runs it on the cluster, and takes `args` from the YAML.
+    """
+    return application(args, connect(args).plan, _champion(args))
+
+
+def _champion(settings: Settings) -> Path:
+    if isinstance(settings, ServeSettings) and settings.champion:
+        return Path(settings.champion)
+    from doggos_helpers.registry import champion_folder
+
+    return champion_folder(settings)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running application; `started_serve` tells whether Serve ran before it."""
+
+    url: str
+    app_name: str
+    started_serve: bool
+
+
+_started: set[str] = set()  # the clusters on which this process started Serve
+
+
+def start(settings: Settings, cluster: Cluster) -> Service:
+    """Start Serve where it doesn't run, deploy the app, and wait until it answers.
+
+    Called again, it updates the app.
+
+    Raises:
+        ServiceError: The port is taken, or the app doesn't come up.
+        ClusterError: The nodes can't hold the replicas.
+        StorageError, ModelError: An artefact is missing or doesn't fit.
+    """
+    embeddings_file(settings)
+    app = application(settings, cluster.plan, _champion(settings))
+    stage = cluster.plan.serve
+    whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
+    wait_for(whole, cluster, settings)
+    if not serve.status().proxies:
+        _check_port(settings)
+        serve.start(
+            proxy_location="HeadOnly" if _one_machine(cluster) else "EveryNode",
+            http_options={
+                "host": settings.host,
+                "port": settings.port,
+                "request_timeout_s": REQUEST_TIMEOUT_S,
+            },
+        )
+        _started.add(cluster.address)
+    target = serve.RunTarget(app, name=settings.app_name, route_prefix="/")
+    serve.run_many([target], wait_for_applications_running=False)
+    _wait_until_running(settings)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    url = f"http://{host}:{settings.port}"
+    _check_health(url)
+    return Service(url, settings.app_name, cluster.address in _started)
+
+
+def stop(service: Service) -> None:
+    """Delete this app; end Serve if `start` started it and no other app is left.
+
+    Harmless if called twice, or after Ray has ended.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        return
+    if service.app_name in serve.status().applications:
+        serve.delete(service.app_name)
+    if service.started_serve and not serve.status().applications:
+        serve.shutdown()
+        _started.clear()
+
+
+def _one_machine(cluster: Cluster) -> bool:
+    """Tell whether several Ray nodes share a machine, and so its HTTP port."""
+    addresses = Counter(node.name.partition("/")[0] for node in cluster.nodes)
+    return max(addresses.values()) > 1 or "127.0.0.1" in addresses
+
+
+def _check_port(settings: Settings) -> None:
+    where = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ServiceError(
+                f"can't listen there ({error.strerror})",
+                where,
+                "End what listens on it, or set another port (DOGGOS_PORT)",
+            ) from None
+
+
+def _wait_until_running(settings: Settings) -> None:
+    """Wait for all replicas, and say why where they don't come."""
+    deadline = time.monotonic() + max(60, settings.wait_for_cluster_s)
+    while (app := serve.status().applications[settings.app_name]).status != "RUNNING":
+        states = [f"{n}: {d.status} {d.message}" for n, d in app.deployments.items()]
+        if app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            reason = "; ".join(filter(None, [app.message, *states]))
+            fix = "Mend what the message names; the Ray dashboard has the whole log"
+            raise ServiceError("the app did not start", reason[-2000:], fix)
+        if time.monotonic() > deadline:
+            fix = "Free CPUs (ray status), or raise wait_for_cluster_s"
+            raise ServiceError("the app waits for room", "; ".join(states), fix)
+        time.sleep(0.2)
+
+
+def _check_health(url: str) -> None:
+    """Return once the app answers at its URL."""
+    import httpx
+
+    deadline = time.monotonic() + ROUTE_TIMEOUT_S
+    while True:
+        try:
+            reply = httpx.get(f"{url}/healthz", timeout=10, trust_env=False)
+            if reply.status_code == 200:
+                return
+            what = f"status {reply.status_code}"
+        except httpx.HTTPError as error:
+            what = str(error)
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"the app runs, and can't be reached ({what})",
+                url,
+                "If Serve was running before, set host and port to where it listens",
+            )
+        time.sleep(0.2)
+
+
+def curl_line(settings: Settings, service: Service) -> str:
+    """Write a request that works, for a terminal."""
+    if settings.serves_images:
+        path = read_embeddings(settings, "test").paths[0]
+        image = f"{service.url}{IMAGES}{path}"
+    else:
+        image = "https://..."
+    body = f'{{"url": "{image}", "k": {settings.k}}}'
+    return (
+        f"curl {service.url}/predict/ -H 'content-type: application/json' -d '{body}'"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serve until Ctrl-C or SIGTERM; with --keep-app, deploy and return."""
+    settings = ServeSettings.from_command("doggos_helpers.serve", list(arguments))
+    cluster = connect(settings)
+    service = None
+    try:
+        service = start(settings, cluster)
+        print(f"{service.url}  serves; try\n{curl_line(settings, service)}", flush=True)
+        if settings.keep_app and not cluster.started_here:
+            service = None
+            return 0
+        print("Ctrl-C stops it.", flush=True)
+        ended = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: ended.set())
+        ended.wait()
+    except KeyboardInterrupt:
+        print("\nStopping.", flush=True)
+    finally:
+        if service:
+            stop(service)
+        disconnect()
+    return 0
+
+
+if __name__ == "__main__":
+    # Replicas import this module by its name; they could not import `__main__`.
+    from doggos_helpers.serve import main as imported_main
+
+    run_command(imported_main)

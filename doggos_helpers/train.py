@@ -1,0 +1,267 @@
+"""Training on the driver: the datasets, the Ray trainer, and what comes of it."""
+
+import math
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from doggos_helpers.cluster import Cluster, connect, disconnect, wait_for
+from doggos_helpers.config import EMBEDDING, SPLITS, Settings
+from doggos_helpers.embed import Embeddings, read_embeddings
+from doggos_helpers.errors import DataError, run_command
+from doggos_helpers.plan import WorkerPlan
+from doggos_helpers.registry import EpochLogger, register, tracked_run
+from doggos_helpers.runs import read_json, write_run
+from doggos_helpers.train_loop import LABEL, train_loop
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+    from ray.train import Result, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+
+def class_labels(embeddings: Embeddings) -> list[str]:
+    """Return the label set: every class of the data set, sorted.
+
+    Raises:
+        DataError: There are fewer than two, or a split has no rows.
+    """
+    classes = sorted(set(embeddings.classes.tolist()))
+    empty = [s for s in SPLITS if not np.any(embeddings.splits == s)]
+    if len(classes) < 2 or empty:
+        raise DataError(
+            f"no embeddings in {', '.join(empty)}" if empty else "fewer than 2 classes",
+            f"{len(embeddings)} embeddings of {len(classes)} classes",
+            "Put images into <split>/<class>/ and run notebook 03_embedding again",
+        )
+    return classes
+
+
+def make_datasets(
+    embeddings: Embeddings, workers: int, seed: int
+) -> "dict[str, Dataset]":
+    """Make the Ray Datasets `train` and `val`, of `embedding` and `label`.
+
+    The training rows come in path order and are shuffled with the seed, so that the
+    same seed gives the same shards. Ray deals every worker equally many rows and
+    drops what is left over; up to `workers - 1` rows are repeated instead.
+    """
+    import ray.data
+
+    classes = class_labels(embeddings)
+    train, val = (embeddings.select(embeddings.splits == s) for s in ("train", "val"))
+    order = np.random.default_rng(seed).permutation(len(train))
+    even = np.resize(order, math.ceil(len(order) / workers) * workers)
+    shards = [_table(train.select(p), classes) for p in np.array_split(even, workers)]
+    return {
+        "train": ray.data.from_arrow(shards),
+        "val": ray.data.from_arrow(_table(val, classes)),
+    }
+
+
+def _table(rows: Embeddings, classes: list[str]) -> "pa.Table":
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(rows.vectors).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+    labels = np.searchsorted(classes, rows.classes)
+    return pa.table({EMBEDDING: vectors, LABEL: pa.array(labels, pa.int64())})
+
+
+def loop_config(
+    settings: Settings, plan: WorkerPlan, embeddings: Embeddings
+) -> dict[str, Any]:
+    """Collect what `train_loop` needs on a worker: plain values, no objects."""
+    classes = class_labels(embeddings)
+    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    rows = int(np.sum(embeddings.splits == "train"))
+    return {
+        "layers": {
+            "dimension": embeddings.vectors.shape[1],
+            "hidden_units": settings.hidden_units,
+            "classes": len(classes),
+            "dropout": settings.dropout,
+        },
+        "classes": classes,
+        "epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "batch_size": plan.train.batch_size,
+        "shuffle_rows": math.ceil(rows / plan.train.workers),
+        "threads": plan.train.threads,
+        "seed": settings.seed,
+        "about": {"pair": settings.pair, "fingerprint": run["fingerprint"]},
+    }
+
+
+def scaling_config(plan: WorkerPlan) -> "ScalingConfig":
+    """Say how many workers Ray Train starts, and what each reserves."""
+    from ray.train import ScalingConfig
+
+    stage, on_gpu = plan.train, plan.train.gpus > 0
+    gpus = {"GPU": stage.gpus} if on_gpu else {}
+    return ScalingConfig(
+        num_workers=stage.workers,
+        use_gpu=on_gpu,
+        resources_per_worker={"CPU": stage.cpus} | gpus,
+        placement_strategy="PACK" if on_gpu else "SPREAD",
+        accelerator_type=plan.accelerator_type or None,
+    )
+
+
+def build_trainer(
+    settings: Settings, plan: WorkerPlan, embeddings: Embeddings, run_id: str
+) -> "TorchTrainer":
+    """Describe the training to Ray; nothing runs until `fit`.
+
+    Args:
+        settings: Epochs, learning rate, seed, storage.
+        plan: Workers and what each of them gets.
+        embeddings: All splits.
+        run_id: The MLflow run to log each epoch to.
+    """
+    from ray import train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # Type checkers see Ray Train V1's signatures under these names.
+    datasets: Any = make_datasets(embeddings, plan.train.workers, settings.seed)
+    return TorchTrainer(
+        train_loop,  # type: ignore[arg-type]
+        train_loop_config=loop_config(settings, plan, embeddings),
+        scaling_config=scaling_config(plan),
+        datasets=datasets,
+        # An equal split drops the rows left over: only `train` is split.
+        dataset_config=train.DataConfig(["train"], enable_shard_locality=False),
+        # NCCL refuses two workers on one GPU.
+        torch_config=TorchConfig(backend="nccl" if plan.train.gpus >= 1 else "gloo"),
+        run_config=train.RunConfig(  # type: ignore[call-arg]
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            storage_path=str(settings.training_dir / "runs"),
+            checkpoint_config=train.CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute="val_loss",
+                checkpoint_score_order="min",
+            ),
+            failure_config=train.FailureConfig(max_failures=1),
+            logging_config=train.LoggingConfig(log_level="ERROR"),
+            callbacks=[EpochLogger(settings.tracking, run_id)],  # type: ignore[list-item]
+        ),
+    )
+
+
+def fit(trainer: "TorchTrainer") -> "Result":
+    """Run `trainer.fit()`, and leave Ctrl-C as it was.
+
+    Ray Train installs a SIGINT handler that it never takes away, and that ends the
+    process with status 0.
+
+    Raises:
+        TrainingFailedError: Of Ray Train; `user_cause` finds a worker's error in it.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+def train(settings: Settings, cluster: Cluster) -> dict[str, Any]:
+    """Train a classifier on the embeddings, and register its best epoch.
+
+    Returns:
+        The run record; `history` holds the metrics of each epoch.
+
+    Raises:
+        StorageError, DataError, ModelError, ClusterError: See their messages.
+    """
+    started = time.time()
+    embeddings = read_embeddings(settings)
+    class_labels(embeddings)
+    wait_for(cluster.plan.train, cluster, settings)
+    with tracked_run(settings, **run_params(settings, cluster.plan)) as run_id:
+        trainer = build_trainer(settings, cluster.plan, embeddings, run_id)
+        result = fit(trainer)
+        return conclude(settings, embeddings, result, run_id, started)
+
+
+def run_params(settings: Settings, plan: WorkerPlan) -> dict[str, Any]:
+    """Choose what MLflow shows about a training."""
+    names = ("dataset", "model", "epochs", "learning_rate", "hidden_units", "dropout")
+    chosen = {name: getattr(settings, name) for name in (*names, "seed")}
+    stage = plan.train
+    return chosen | {"workers": stage.workers, "batch_size": stage.batch_size}
+
+
+def conclude(
+    settings: Settings,
+    embeddings: Embeddings,
+    result: Any,
+    run_id: str,
+    started: float,
+) -> dict[str, Any]:
+    """Register the best checkpoint of a `fit` and write the run record."""
+    history = result.return_value
+    best = min(history, key=lambda metrics: metrics["val_loss"])
+    checkpoint = result.get_best_checkpoint("val_loss", "min")
+    version = register(settings, run_id, Path(checkpoint.path))
+    labels = class_labels(embeddings)
+    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    counts = {
+        "train": int(np.sum(embeddings.splits == "train")),
+        "train_seen": best["train_rows"],
+        "val": int(np.sum(embeddings.splits == "val")),
+        "val_seen": best["val_rows"],
+    }
+    return write_run(
+        settings.training_dir,
+        "train",
+        settings,
+        started,
+        fingerprint=run["fingerprint"],
+        counts=counts,
+        nodes=best["nodes"],
+        classes=labels,
+        best={k: best[k] for k in ("epoch", "val_loss", "val_accuracy")},
+        chance=1 / len(labels),
+        history=[{k: v for k, v in m.items() if k != "nodes"} for m in history],
+        mlflow_run=run_id,
+        version=version.version,
+        champion=version.champion,
+        verdict=version.verdict,
+        classifier=str(version.folder),
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train on the embeddings of the settings."""
+    settings = Settings.from_command("doggos_helpers.train", list(arguments))
+    cluster = connect(settings)
+    try:
+        run = train(settings, cluster)
+    finally:
+        disconnect()
+    best, counts = run["best"], run["counts"]
+    print(
+        f"{counts['train']} training and {counts['val']} validation images,"
+        f" {len(run['classes'])} classes; best of {len(run['history'])} epochs:"
+        f" {best['epoch']}, validation loss {best['val_loss']:.3f}"
+    )
+    print(
+        f"validation accuracy {best['val_accuracy']:.3f} (chance {run['chance']:.3f})"
+    )
+    print(f"registered as version {run['version']}: {run['verdict']}")
+    print(f"{settings.training_dir / 'run.json'} ({run['seconds']} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,89 @@
+"""The classifier: what it saves is what it loads, and mixed-up files are refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from doggos_helpers import classifier
+from doggos_helpers.classifier import Classifier, load, predict_probabilities, save
+from doggos_helpers.errors import ModelError
+
+CLASSES = ["akita", "beagle", "corgi"]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Classifier(8, 16, len(CLASSES), dropout=0.5)
+
+
+@pytest.fixture
+def vectors():
+    return np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+
+
+def test_what_is_saved_is_loaded(model, vectors, tmp_path):
+    save(model, tmp_path / "new" / "folder", CLASSES, fingerprint="f", val_loss=0.5)
+    again, classes = load(tmp_path / "new" / "folder")
+    assert classes == CLASSES
+    model.eval()
+    expected = predict_probabilities(model, vectors)
+    np.testing.assert_array_equal(predict_probabilities(again, vectors), expected)
+    assert classifier.describe(tmp_path / "new" / "folder")["fingerprint"] == "f"
+
+
+def test_the_files_hold_no_pickle(model, tmp_path):
+    save(model, tmp_path, CLASSES)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
+
+
+def test_probabilities_are_float32_rows_that_sum_to_one(model, vectors):
+    got = predict_probabilities(model.eval(), vectors)
+    assert got.dtype == np.float32 and got.shape == (5, 3)
+    np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+    assert predict_probabilities(model, vectors[:0]).shape == (0, 3)
+
+
+def test_a_loaded_model_drops_nothing_out(model, vectors, tmp_path):
+    save(model, tmp_path, CLASSES)
+    again, _ = load(tmp_path)
+    first = predict_probabilities(again, vectors)
+    np.testing.assert_array_equal(predict_probabilities(again, vectors), first)
+
+
+def test_one_row_can_be_trained_on(model):
+    loss = model.train()(torch.ones(1, 8)).square().sum()
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": CLASSES[:2]}, "not of a classifier of 8 inputs and 2 labels"),
+        ({"dimension": 9}, "not of a classifier of 9 inputs and 3 labels"),
+        ({"classes": CLASSES[::-1]}, "not sorted"),
+        ({"classes": ["akita", "akita", "corgi"]}, "not unique"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(model, tmp_path, change, message):
+    about = save(model, tmp_path, CLASSES)
+    (tmp_path / classifier.LABELS).write_text(json.dumps(about | change))
+    with pytest.raises(ModelError, match=message) as error:
+        load(tmp_path)
+    assert error.value.exit_code == 4 and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", [classifier.LABELS, classifier.WEIGHTS])
+@pytest.mark.parametrize("damage", ["missing", "garbage"])
+def test_an_unreadable_file_is_named_with_the_fix(model, tmp_path, name, damage):
+    save(model, tmp_path, CLASSES)
+    if damage == "missing":
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text("x")
+    with pytest.raises(ModelError, match="04_training") as error:
+        load(tmp_path)
+    assert name in str(error.value)

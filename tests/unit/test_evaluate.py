@@ -1,0 +1,100 @@
+"""The figures, against cases worked by hand."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from doggos_helpers.embed import Embeddings
+from doggos_helpers.errors import DataError, ModelError
+from doggos_helpers.evaluate import check_champion, compute_metrics
+
+CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
+ACTUAL = ["a", "a", "a", "b", "b", "c"]
+PREDICTED = ["a", "a", "b", "b", "d", "a"]
+
+
+def probabilities(predicted, classes=CLASSES):
+    """Give the predicted class 0.7 and the others what falls by their position."""
+    rest = np.linspace(0.3, 0.1, len(classes))
+    table = np.tile(rest, (len(predicted), 1))
+    table[range(len(predicted)), np.searchsorted(classes, predicted)] = 0.7
+    return table / table.sum(axis=1, keepdims=True)
+
+
+def test_a_case_worked_by_hand_with_an_absent_class():
+    got = compute_metrics(ACTUAL, PREDICTED, probabilities(PREDICTED), CLASSES)
+    assert got["rows"] == 6 and got["top1"] == pytest.approx(3 / 6)
+    assert got["confusion"] == [[2, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0] * 4]
+    rows = {row["class"]: row for row in got["per_class"]}
+    assert list(rows) == CLASSES
+    assert [rows[c]["support"] for c in CLASSES] == [3, 2, 1, 0]
+    assert [rows[c]["recall"] for c in CLASSES] == pytest.approx([2 / 3, 1 / 2, 0, 0])
+    assert [rows[c]["precision"] for c in CLASSES] == pytest.approx(
+        [2 / 3, 1 / 2, 0, 0]
+    )
+    # Over the three classes that have rows, not over four.
+    assert got["macro"]["recall"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert got["macro"]["f1"] == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert got["chance"] == {"uniform": 0.25, "majority": 0.5}
+
+
+def test_precision_and_recall_are_not_the_same_figure():
+    got = compute_metrics(
+        ["a", "a", "b", "c"], ["a", "a", "a", "c"], np.eye(3)[[0, 0, 0, 2]], "abc"
+    )
+    assert got["macro"]["precision"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert got["macro"]["recall"] == pytest.approx((1 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_top5_of_five_classes_or_fewer_is_always_right(count):
+    classes = list("abcde")[:count]
+    actual = classes[::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = compute_metrics(
+            actual, [classes[0]] * count, probabilities(["a"] * count, classes), classes
+        )
+    assert got["top5"] == 1 and got["top1"] == pytest.approx(1 / count)
+
+
+def test_top5_of_seven_classes_by_hand():
+    classes = list("abcdefg")
+    # Predicted a; then the probabilities fall from b to g: the five are a to e.
+    table = probabilities(["a"] * 7, classes)
+    got = compute_metrics(classes, ["a"] * 7, table, classes)
+    assert got["top5"] == pytest.approx(5 / 7)
+
+
+@pytest.mark.parametrize(
+    ("actual", "message"), [([], "no rows"), (["a", "z"], "outside the label set")]
+)
+def test_rows_that_cannot_be_measured_are_refused(actual, message):
+    with pytest.raises(DataError, match=message):
+        compute_metrics(actual, actual, np.ones((len(actual), 4)), CLASSES)
+
+
+def embeddings(classes, width=4):
+    n = len(classes)
+    text = np.array(classes)
+    return Embeddings(text, text, np.array(["test"] * n), np.ones((n, width)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "width", "message"),
+    [
+        (["a", "z"], 4, "doesn't know the classes z"),
+        (["a", "b"], 5, "takes 4 numbers, the embeddings have 5"),
+    ],
+)
+def test_a_champion_of_other_embeddings_is_refused(classes, width, message, tmp_path):
+    labels = {"dimension": 4, "classes": CLASSES}
+    with pytest.raises(ModelError, match=message) as error:
+        check_champion(labels, embeddings(classes, width), tmp_path)
+    assert "04_training" in str(error.value)
+
+
+def test_a_champion_that_knows_more_classes_is_accepted(tmp_path):
+    labels = {"dimension": 4, "classes": CLASSES}
+    check_champion(labels, embeddings(["a", "b"]), tmp_path)

@@ -1,0 +1,151 @@
+"""The registry, on a real MLflow database."""
+
+import logging
+import shutil
+
+import pytest
+import torch
+
+from doggos_helpers import registry
+from doggos_helpers.classifier import Classifier, load, save
+from doggos_helpers.config import Settings
+from doggos_helpers.errors import ModelError, StorageError
+
+CLASSES = ["akita", "beagle"]
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """One migrated database for the module: making it takes seconds."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/new folder/mlflow.db"
+    registry.open_tracking(uri)
+    return uri
+
+
+@pytest.fixture
+def settings(database, tmp_path):
+    # Another model folder a test is another pair: its own name in the registry.
+    (tmp_path / "model").mkdir()
+    return Settings(
+        storage=str(tmp_path / "a storage"),
+        model=str(tmp_path / "model"),
+        tracking_uri=database,
+    )
+
+
+def train(settings, val_loss, classes=CLASSES, fingerprint="f", dimension=4):
+    """Register a classifier as a training would."""
+    torch.manual_seed(0)
+    model = Classifier(dimension, 8, len(classes))
+    folder = settings.training_dir / "checkpoint"
+    about = {"fingerprint": fingerprint, "val_loss": val_loss, "epoch": 3}
+    save(model, folder, classes, **about)
+    with registry.tracked_run(settings, epochs=3) as run_id:
+        return registry.register(settings, run_id, folder), run_id
+
+
+def test_the_first_is_champion_and_lies_under_the_storage(settings):
+    version, run_id = train(settings, 0.5)
+    assert version.champion and version.version == 1
+    folder = registry.champion_folder(settings)
+    assert folder == version.folder
+    assert folder.is_relative_to(settings.training_dir / "mlflow")
+    assert sorted(p.suffix for p in folder.iterdir()) == [".json", ".safetensors"]
+    assert load(folder)[1] == CLASSES
+    run = registry.open_tracking(settings.tracking).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["best_val_loss"] == 0.5
+    assert run.data.params["epochs"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("second", "wins", "verdict"),
+    [
+        ({"val_loss": 0.4}, True, "champion: validation loss 0.4000"),
+        ({"val_loss": 0.5}, True, "champion: validation loss 0.5000"),
+        ({"val_loss": 0.6}, False, "not promoted"),
+        ({"val_loss": 0.6, "fingerprint": "g"}, True, "other data"),
+        ({"val_loss": 0.6, "classes": ["akita", "corgi"]}, True, "other data"),
+        ({"val_loss": 0.6, "dimension": 5}, True, "other data"),
+    ],
+)
+def test_the_second_is_champion_unless_it_is_worse(settings, second, wins, verdict):
+    first, _ = train(settings, 0.5)
+    new, _ = train(settings, **second)
+    assert new.champion is wins and verdict in new.verdict
+    now = registry.champion(settings)
+    assert now.version == (new if wins else first).version
+    listed = registry.versions(settings)
+    assert [(v.version, v.champion) for v in listed] == [(2, wins), (1, not wins)]
+
+
+def test_a_champion_whose_files_are_gone_is_replaced(settings):
+    first, _ = train(settings, 0.5)
+    shutil.rmtree(first.folder)
+    with pytest.raises(StorageError, match="folder is gone") as error:
+        registry.champion_folder(settings)
+    assert str(first.folder) in str(error.value)
+    assert train(settings, 0.9)[0].champion
+
+
+def test_the_way_back(settings):
+    first, _ = train(settings, 0.5)
+    train(settings, 0.4)
+    registry.promote(settings, first.version)
+    assert registry.champion_folder(settings) == first.folder
+    with pytest.raises(ModelError, match="no version 7") as error:
+        registry.promote(settings, 7)
+    assert "[2, 1]" in str(error.value)
+
+
+def test_without_a_champion_the_notebook_is_named(settings):
+    with pytest.raises(StorageError, match="no champion") as error:
+        registry.champion_folder(settings)
+    assert "04_training" in str(error.value)
+    assert registry.versions(settings) == []
+
+
+def test_a_champion_of_another_pair_is_left_alone(settings, tmp_path):
+    mine, _ = train(settings, 0.5)
+    (tmp_path / "other").mkdir()
+    other = settings.model_copy(update={"model": str(tmp_path / "other")})
+    assert train(other, 0.1)[0].champion
+    assert registry.champion_folder(settings) == mine.folder
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")],
+)
+def test_an_error_ends_the_run(settings, error, status):
+    with pytest.raises(error), registry.tracked_run(settings) as run_id:
+        raise error
+    run = registry.open_tracking(settings.tracking).get_run(run_id)
+    assert run.info.status == status
+
+
+def test_the_figures_of_each_epoch_are_logged_by_run_id(settings):
+    with registry.tracked_run(settings) as run_id:
+        callback = registry.EpochLogger(settings.tracking, run_id)
+        for epoch, loss in ((1, 0.9), (2, 0.7)):
+            metrics = {"epoch": epoch, "val_loss": loss, "nodes": {"n": 1}}
+            callback.after_report(None, [metrics, metrics], None)
+    history = registry.open_tracking(settings.tracking).get_metric_history(
+        run_id, "val_loss"
+    )
+    assert [(m.step, m.value) for m in history] == [(1, 0.9), (2, 0.7)]
+
+
+def test_a_tracking_address_that_does_not_work_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    uri = f"sqlite:///{tmp_path}/file/mlflow.db"
+    with pytest.raises(StorageError, match="MLflow can't be used") as error:
+        registry.open_tracking(uri)
+    assert uri in str(error.value) and "tracking_uri" in str(error.value)
+
+
+def test_a_new_database_is_made_without_a_word(tmp_path, capfd, caplog):
+    with caplog.at_level(logging.INFO):
+        registry.open_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+    assert (tmp_path / "mlflow.db").is_file()
+    assert "".join(capfd.readouterr()) == "" and caplog.text == ""

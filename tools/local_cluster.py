@@ -1,0 +1,331 @@
+"""A Ray cluster of several nodes on this machine: `up`, `down`, `env`.
+
+Each node is a `ray start --block` process of its own on 127.0.0.1, so that it can be
+ended alone; no root is needed. The cluster has its own token, ports and folders and
+leaves every other Ray on the machine alone.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "build" / "cluster"
+HOST = "127.0.0.1"
+WORKERS, CPUS = 2, 2
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+START_S, STOP_S = 180, 20
+TELEMETRY_OFF = {"RAY_USAGE_STATS_ENABLED": "0"}
+# Runs beside the nodes: importing Ray here would fix this process's token mode.
+WAIT = """
+import sys, time
+from ray._raylet import GcsClient
+while True:
+    try:
+        nodes = GcsClient(address=sys.argv[1]).get_all_node_info().values()
+        if sum(node.state == 0 for node in nodes) >= int(sys.argv[2]):
+            break
+    except Exception as error:
+        print(repr(error), flush=True)
+    time.sleep(0.5)
+"""
+
+
+class ClusterFailed(RuntimeError):
+    """The cluster did not come up; the message ends with its logs' last lines."""
+
+
+@dataclass
+class LocalCluster:
+    """A running cluster: its address, folders, and processes as (pid, start time)."""
+
+    address: str
+    dashboard: str
+    token: str
+    temp_dir: str
+    processes: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which a program finds the cluster and may join it."""
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": self.token,
+        }
+
+    def alive(self) -> bool:
+        """Whether every node's process still runs."""
+        return bool(self.processes) and all(_ours(*p) for p in self.processes)
+
+
+@contextlib.contextmanager
+def local_cluster(
+    folder: Path = FOLDER,
+    workers: int = WORKERS,
+    worker_python: str = sys.executable,
+    worker_environment: Mapping[str, str] | None = None,
+) -> Iterator[LocalCluster]:
+    """Run a cluster for the length of a `with` block; see `up`."""
+    try:
+        yield up(folder, workers, worker_python, worker_environment)
+    finally:
+        down(folder)
+
+
+def up(
+    folder: Path = FOLDER,
+    workers: int = WORKERS,
+    worker_python: str = sys.executable,
+    worker_environment: Mapping[str, str] | None = None,
+) -> LocalCluster:
+    """Start a head and worker nodes of two CPUs each; keep one that already runs.
+
+    Args:
+        folder: For state, token and logs.
+        workers: How many nodes besides the head.
+        worker_python: The interpreter of the worker nodes.
+        worker_environment: Variables that only the worker nodes get.
+
+    Raises:
+        ClusterFailed: Not all nodes were alive within three minutes.
+    """
+    running = read(folder)
+    if running and running.alive():
+        return running
+    down(folder)
+    cluster = _prepare(folder)
+    environment = _clean_environment() | cluster.environment
+    del environment["RAY_ADDRESS"]
+    try:
+        _start_head(cluster, folder, environment)
+        for number in range(1, workers + 1):
+            _start_worker(
+                cluster,
+                folder / f"worker-{number}.log",
+                worker_python,
+                environment | dict(worker_environment or {}),
+            )
+        _wait(cluster, folder, environment, workers + 1)
+    except BaseException:
+        down(folder)
+        raise
+    return cluster
+
+
+def down(folder: Path = FOLDER) -> bool:
+    """End the cluster's own processes, and no others; return whether it had any.
+
+    A SIGTERM drains a node and ends what it started; what outlives that is killed.
+    """
+    cluster = read(folder)
+    if not cluster:
+        return False
+    nodes = [p for p in (_ours(*p) for p in cluster.processes) if p]
+    family = list(nodes)
+    for process in nodes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
+    for process in reversed(nodes):  # the head last, so that workers can say goodbye
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(family, timeout=STOP_S)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_S)
+    shutil.rmtree(cluster.temp_dir, ignore_errors=True)
+    (folder / "state.json").unlink(missing_ok=True)
+    return bool(nodes)
+
+
+def read(folder: Path = FOLDER) -> LocalCluster | None:
+    """Return the cluster that `up` noted in this folder, running or not."""
+    try:
+        return LocalCluster(**json.loads((folder / "state.json").read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _prepare(folder: Path) -> LocalCluster:
+    """Choose ports, write the token, and note the state before anything starts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("*.log"):
+        log.unlink()
+    token = folder / "token"
+    token.unlink(missing_ok=True)
+    with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    # Ray's Unix sockets lie below it, and their paths may have 107 characters at most.
+    short = "/tmp" if os.access("/tmp", os.W_OK) else None
+    port, dashboard = _free_ports(2)
+    return LocalCluster(
+        address=f"{HOST}:{port}",
+        dashboard=f"{HOST}:{dashboard}",
+        token=str(token),
+        temp_dir=tempfile.mkdtemp(prefix="doggos-ray-", dir=short),
+    )
+
+
+def _start_head(
+    cluster: LocalCluster, folder: Path, environment: Mapping[str, str]
+) -> None:
+    client_port = _free_ports(1)[0]
+    options = [
+        "--head",
+        f"--port={cluster.address.partition(':')[2]}",
+        f"--dashboard-port={cluster.dashboard.partition(':')[2]}",
+        f"--ray-client-server-port={client_port}",
+        f"--temp-dir={cluster.temp_dir}",
+    ]
+    log = folder / "head.log"
+    _start(cluster, log, sys.executable, options, environment)
+    host, _, port = cluster.address.partition(":")
+    deadline = time.monotonic() + START_S
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
+            return
+        if time.monotonic() > deadline or not cluster.alive():
+            raise ClusterFailed(f"the head did not start{_tail(folder)}")
+        time.sleep(0.2)
+
+
+def _start_worker(
+    cluster: LocalCluster, log: Path, python: str, environment: Mapping[str, str]
+) -> None:
+    _start(cluster, log, python, [f"--address={cluster.address}"], environment)
+
+
+def _start(
+    cluster: LocalCluster,
+    log: Path,
+    python: str,
+    options: Sequence[str],
+    environment: Mapping[str, str],
+) -> None:
+    """Start one node and note its process in the state file."""
+    agent_port = _free_ports(1)[0]
+    command = [
+        *(python, "-m", "ray.scripts.scripts", "start", "--block", *options),
+        f"--node-ip-address={HOST}",
+        f"--num-cpus={CPUS}",
+        "--num-gpus=0",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        f"--dashboard-agent-listen-port={agent_port}",
+        *("--min-worker-port=0", "--max-worker-port=0"),
+    ]
+    with open(log, "w") as output:
+        started = subprocess.Popen(
+            command,
+            cwd=log.parent,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal is not for the cluster
+        )
+    process = psutil.Process(started.pid)
+    cluster.processes.append((started.pid, process.create_time()))
+    state = log.parent / "state.json"
+    state.write_text(json.dumps(asdict(cluster), indent=2))
+
+
+def _wait(
+    cluster: LocalCluster, folder: Path, environment: Mapping[str, str], nodes: int
+) -> None:
+    """Return once all nodes are alive."""
+    command = [sys.executable, "-c", WAIT, cluster.address, str(nodes)]
+    with open(folder / "wait.log", "w") as log:
+        waiting = subprocess.Popen(
+            command, env=dict(environment), stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + START_S
+        while waiting.poll() is None:
+            if time.monotonic() > deadline or not cluster.alive():
+                raise ClusterFailed(f"not all {nodes} nodes came up{_tail(folder)}")
+            time.sleep(0.2)
+        if waiting.returncode:
+            raise ClusterFailed(f"can't ask the cluster{_tail(folder)}")
+    finally:
+        waiting.kill()
+        waiting.wait()
+
+
+def _clean_environment() -> dict[str, str]:
+    """Leave out what would make the nodes join or imitate another Ray."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    # Without the last one, Ray refuses several nodes on macOS.
+    return kept | TELEMETRY_OFF | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+
+
+def _ours(pid: int, started: float) -> psutil.Process | None:
+    """Return the process if it is still the one that was started."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _tail(folder: Path, lines: int = 15) -> str:
+    """Quote the end of each log, for an error."""
+    quoted = ""
+    for log in sorted(folder.glob("*.log")):
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+        quoted += f"\n--- {log}\n{last}"
+    return quoted
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the commands `up`, `down` and `env`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.local_cluster", description=__doc__
+    )
+    parser.add_argument("command", choices=["up", "down", "env"])
+    command = parser.parse_args(list(arguments)).command
+    if command == "down":
+        print("The cluster is down." if down() else "There was no cluster.")
+        return 0
+    try:
+        cluster = up() if command == "up" else read()
+    except ClusterFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if not cluster or not cluster.alive():
+        print("error: no cluster here. Fix: make cluster.", file=sys.stderr)
+        return 1
+    if command == "up":
+        print(f"# {WORKERS + 1} nodes of {CPUS} CPUs are up. To join them from here:")
+    for name, value in cluster.environment.items():
+        print(f"export {name}={shlex.quote(value)}")
+    if command == "up":
+        print(f"# Dashboard: http://{cluster.dashboard}. To end them: make cluster-down")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
