@@ -78,7 +78,7 @@ if ! [ "$prefix" -ef .venv ]; then
 fi
 "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-trap 'code=$?; { set +x; } 2>/dev/null; [ $code != 0 ] || echo "$mode $wanted" >"$stamp" || true' EXIT
+trap '{ code=$?; set +x; } 2>/dev/null; [ $code != 0 ] || echo "$mode $wanted" >"$stamp" || true' EXIT
 set -x
 
 # Install Python dependencies

@@ -50,11 +50,8 @@ class BatchSettings(Settings):
     @property
     def options(self) -> dict[str, Any]:
         """The settings of notebooks that were given as options."""
-        return {n: getattr(self, n) for n in Settings.model_fields if n in self._given}
-
-    @property
-    def _given(self) -> set[str]:
-        return self.model_fields_set
+        given = self.model_fields_set & set(Settings.model_fields)
+        return {name: getattr(self, name) for name in sorted(given)}
 
 
 def find_notebooks(folder: Path, only: str = "") -> list[Path]:
@@ -154,6 +151,7 @@ def run_notebook(
             parameters=dict(parameters),
             progress_bar=progress,
             kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],  # of the kernel, not of its cells
         )
     except PapermillExecutionError as error:
         where = f"cell {error.cell_index} ({error.ename}: {error.evalue})"

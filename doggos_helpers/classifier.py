@@ -19,8 +19,10 @@ WEIGHTS, LABELS = "classifier.safetensors", "classifier.json"
 class Classifier(nn.Module):
     """Score the classes of an embedding with one hidden layer.
 
-    `forward` takes float32 [n, dimension] and returns logits [n, classes]. It
-    normalises over features, not over the batch, so that a batch may be one row.
+    `forward` takes float32 [n, dimension] and returns logits [n, classes]. CLIP's
+    embeddings lie close together, in a narrow cone; `standardise` says where, and
+    the first step of `forward` moves and stretches them to mean 0 and deviation 1.
+    Unlike batch normalisation, it treats a batch of one row like any other.
     """
 
     def __init__(
@@ -31,17 +33,23 @@ class Classifier(nn.Module):
         self.dimension = dimension
         self.hidden_units = hidden_units
         self.dropout = dropout
+        self.register_buffer("mean", torch.zeros(dimension))
+        self.register_buffer("deviation", torch.ones(dimension))
         self.layers = nn.Sequential(
-            nn.LayerNorm(dimension),
             nn.Linear(dimension, hidden_units),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(hidden_units, classes),
         )
 
+    def standardise(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        """Keep the training rows' mean and standard deviation, float [dimension]."""
+        self.mean = torch.as_tensor(mean, dtype=torch.float32)
+        self.deviation = torch.as_tensor(deviation, dtype=torch.float32)
+
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Return the logits [n, classes] of embeddings [n, dimension]."""
-        return self.layers(embeddings)
+        return self.layers((embeddings - self.mean) / self.deviation)
 
 
 def save(

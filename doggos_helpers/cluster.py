@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -211,8 +212,15 @@ def _quiet_driver() -> Iterator[None]:
     connect_driver = worker.connect
 
     def connect_quietly(*args: Any, **kwargs: Any) -> Any:
-        with environment(RAY_BACKEND_LOG_LEVEL="fatal"):
-            return connect_driver(*args, **kwargs)
+        kept = os.dup(2)  # the core says on it that it has read its level
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            with environment(RAY_BACKEND_LOG_LEVEL="fatal"):
+                return connect_driver(*args, **kwargs)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
     worker.connect = connect_quietly
     try:

@@ -28,6 +28,7 @@ from doggos_helpers.runs import missing, read_json, write_json, write_run
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from ray.data import Dataset
 
 PROBABILITIES = "probabilities"
@@ -49,45 +50,49 @@ class Predictor:
         import torch
 
         torch.set_num_threads(threads)
-        self.model, classes = load(Path(folder))
-        self.classes = np.array(classes, dtype=object)
+        self.model, self.classes = load(Path(folder))
         self.node = this_node()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> "pa.Table":
         """Replace `embedding` by the prediction and its probabilities."""
-        probabilities = predict_probabilities(self.model, batch[EMBEDDING])
+        import pyarrow as pa
+
+        vectors = np.stack(list(batch[EMBEDDING]))
+        probabilities = predict_probabilities(self.model, vectors)
         best = probabilities.argmax(axis=1)
-        return {
-            PATH: batch[PATH],
-            CLASS: batch[CLASS],
-            PREDICTED: self.classes[best],
-            PROBABILITY: probabilities.max(axis=1),
-            PROBABILITIES: probabilities,
-            NODE: np.full(len(best), self.node, dtype=object),
-        }
+        return pa.table(
+            {
+                PATH: pa.array(batch[PATH]),
+                CLASS: pa.array(batch[CLASS]),
+                PREDICTED: pa.array([self.classes[i] for i in best]),
+                PROBABILITY: pa.array(probabilities.max(axis=1)),
+                PROBABILITIES: pa.array(list(probabilities)),
+                NODE: pa.array([self.node] * len(best)),
+            }
+        )
 
 
-def build_prediction(settings: Settings, plan: WorkerPlan, folder: Path) -> "Dataset":
-    """Build the lazy pipeline: test rows of the embeddings table to predictions.
+def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Dataset":
+    """Build the lazy pipeline: embeddings of images to predictions.
 
     Args:
-        settings: Where the table is.
+        test: The rows to predict; each worker gets about equally many.
         plan: Workers; prediction takes those of serving, on CPUs: the classifier is
             so small that a GPU would wait for its data.
         folder: Of the classifier.
     """
-    import pyarrow.compute as pc
+    import pyarrow as pa
     import ray.data
 
     stage = plan.serve
-    rows = ray.data.read_parquet(
-        str(embeddings_file(settings)),
-        columns=[PATH, CLASS, EMBEDDING],
-        filter=(pc.field("split") == "test") & pc.field("reason").is_null(),
-        override_num_blocks=stage.workers,
-        ray_remote_args={"num_cpus": plan.task_cpus},
-    )
-    return rows.map_batches(
+    blocks = []
+    for part in np.array_split(np.arange(len(test)), min(stage.workers, len(test))):
+        rows = test.select(part)
+        flat = pa.array(np.ascontiguousarray(rows.vectors).ravel())
+        vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+        names = {PATH: rows.paths.tolist(), CLASS: rows.classes.tolist()}
+        blocks.append(pa.table(names | {EMBEDDING: vectors}))
+    return ray.data.from_arrow(blocks).map_batches(
         Predictor,
         fn_constructor_args=(str(folder), stage.threads),
         compute=ray.data.ActorPoolStrategy(size=stage.workers),
@@ -215,10 +220,21 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     version = champion(settings)
     labels = describe(version.folder)
     check_champion(labels, embeddings, version.folder)
-    expected = int(np.sum(embeddings.splits == "test"))
+    test = embeddings.select(embeddings.splits == "test")
+    if not len(test):
+        raise DataError(
+            "no embeddings of the split test",
+            str(embeddings_file(settings)),
+            "Put images into test/<class>/ and run notebook 03_embedding again",
+        )
     wait_for(cluster.plan.serve, cluster, settings)
-    dataset = build_prediction(settings, cluster.plan, version.folder)
-    predictions = collect(dataset, expected)
+    predictions = collect(build_prediction(test, cluster.plan, version.folder))
+    if predictions[PATH].tolist() != test.paths.tolist():
+        raise DataError(
+            f"{len(predictions)} predictions for {len(test)} test images",
+            str(settings.evaluation_dir),
+            "Report this: Ray Data lost or doubled rows",
+        )
     _write_parquet(predictions, settings.evaluation_dir / PREDICTIONS)
     metrics = compute_metrics(
         predictions[CLASS].tolist(),
@@ -235,7 +251,7 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         settings,
         started,
         fingerprint=run["fingerprint"],
-        counts={"test": expected, "predicted": len(predictions), "correct": correct},
+        counts={"test": len(test), "predicted": len(predictions), "correct": correct},
         nodes=dict(Counter(predictions[NODE].tolist())),
         version=version.version,
         trained_on=labels["fingerprint"],
@@ -243,20 +259,9 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     )
 
 
-def collect(dataset: "Dataset", expected: int) -> "pd.DataFrame":
-    """Run a prediction and return its rows in path order, one a test image.
-
-    Raises:
-        DataError: There are more or fewer rows than images, or none.
-    """
-    rows = dataset.to_pandas() if expected else None
-    if rows is None or len(rows) != expected or rows[PATH].duplicated().any():
-        raise DataError(
-            f"{0 if rows is None else len(rows)} predictions for {expected} images",
-            "split test",
-            "Put images into test/<class>/ and run the notebooks from 03_embedding on",
-        )
-    return rows.sort_values(PATH, ignore_index=True)
+def collect(dataset: "Dataset") -> "pd.DataFrame":
+    """Run a prediction and return its rows in path order."""
+    return dataset.to_pandas().sort_values(PATH, ignore_index=True)
 
 
 def read_predictions(settings: Settings) -> "pd.DataFrame":

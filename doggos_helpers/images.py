@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import os
 import posixpath
 from collections import Counter
 from dataclasses import dataclass
@@ -227,7 +228,8 @@ def read_bytes(root: str, path: str) -> bytes:
         with filesystem.open_input_file(f"{base}/{path}") as file:
             return file.read()
     except OSError as error:
-        raise BadImage(f"unreadable: {error.strerror or error}") from error
+        why = os.strerror(error.errno).lower() if error.errno else str(error)
+        raise BadImage(f"unreadable: {why}") from error
 
 
 def upright(data: bytes, least_edge: int = 0) -> "Image":

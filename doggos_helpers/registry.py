@@ -96,15 +96,17 @@ class EpochLogger(UserCallback):
     def __init__(self, tracking: str, run_id: str) -> None:
         """Remember where to log."""
         self.tracking, self.run_id = tracking, run_id
+        self.client: MlflowClient | None = None
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
         """Log the numbers of rank 0, which are those of all workers together."""
-        client = open_tracking(self.tracking)
+        self.client = self.client or open_tracking(self.tracking)
         for key, value in metrics[0].items():
             if isinstance(value, int | float) and key != "epoch":
-                client.log_metric(self.run_id, key, value, step=metrics[0]["epoch"])
+                step = metrics[0]["epoch"]
+                self.client.log_metric(self.run_id, key, value, step=step)
 
 
 @dataclass(frozen=True)

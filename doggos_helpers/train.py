@@ -81,19 +81,21 @@ def loop_config(
     """Collect what `train_loop` needs on a worker: plain values, no objects."""
     classes = class_labels(embeddings)
     run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
-    rows = int(np.sum(embeddings.splits == "train"))
+    vectors = embeddings.vectors[embeddings.splits == "train"]
     return {
         "layers": {
-            "dimension": embeddings.vectors.shape[1],
+            "dimension": vectors.shape[1],
             "hidden_units": settings.hidden_units,
             "classes": len(classes),
             "dropout": settings.dropout,
         },
+        "mean": vectors.mean(axis=0),
+        "deviation": vectors.std(axis=0) + 1e-6,
         "classes": classes,
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "batch_size": plan.train.batch_size,
-        "shuffle_rows": math.ceil(rows / plan.train.workers),
+        "shuffle_rows": math.ceil(len(vectors) / plan.train.workers),
         "threads": plan.train.threads,
         "seed": settings.seed,
         "about": {"pair": settings.pair, "fingerprint": run["fingerprint"]},

@@ -85,6 +85,7 @@ def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
     torch.set_num_threads(config["threads"])
     torch.manual_seed(config["seed"])
     model = Classifier(**config["layers"])
+    model.standardise(config["mean"], config["deviation"])
     history = _load_weights(model)
     replica = ray.train.torch.prepare_model(model)
     optimizer = torch.optim.AdamW(replica.parameters(), lr=config["learning_rate"])

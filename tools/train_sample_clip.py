@@ -35,6 +35,7 @@ from doggos_helpers.sample.traits import (
 )
 
 SIZE, PATCH = 112, 14
+PART = 200
 TOKENS = 32
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
 MEAN, STD = 0.5, 0.25
@@ -103,16 +104,22 @@ class Pool:
 
 
 def make_pool(work: Path, name: str, seed: int, count: int, workers: int) -> Pool:
-    """Draw pictures, or read those that an earlier run has drawn."""
-    array, table = work / f"{name}-{count}.npy", work / f"{name}-{count}.json"
-    if not table.exists():
-        step = 100
-        tasks = [(seed, i, min(i + step, count)) for i in range(0, count, step)]
+    """Draw pictures in parts, keeping those that an earlier run has drawn."""
+    parts = [(i, min(i + PART, count)) for i in range(0, count, PART)]
+    files = {part: work / f"{name}-{seed}-{part[0]}-{part[1]}.npz" for part in parts}
+    tasks = [(seed, *part) for part in parts if not files[part].exists()]
+    if tasks:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            parts = list(pool.map(draw_training, tasks))
-        np.save(array, np.concatenate([p for p, _ in parts]))
-        table.write_text(json.dumps([r for _, rows in parts for r in rows]))
-    return Pool(np.load(array, mmap_mode="r"), json.loads(table.read_text()))
+            for task, (pixels, rows) in zip(
+                tasks, pool.map(draw_training, tasks), strict=True
+            ):
+                new = work / "part.npz"
+                np.savez(new, pixels=pixels, rows=json.dumps(rows))
+                os.replace(new, files[task[1:]])
+                print(f"{name}: drawn {task[2]} of {count}", flush=True)
+    loaded = [np.load(path) for path in files.values()]
+    rows = [row for part in loaded for row in json.loads(str(part["rows"]))]
+    return Pool(np.concatenate([part["pixels"] for part in loaded]), rows)
 
 
 # ---- model -------------------------------------------------------------------
@@ -491,7 +498,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     parser.add_argument("--work", type=Path, default=Path("/tmp/sample-clip"))
-    parser.add_argument("--images", type=int, default=9_000)
+    parser.add_argument("--images", type=int, default=6_000)
     parser.add_argument("--held-out", type=int, default=800)
     parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--minutes", type=float, default=60, help="stop by then")

@@ -62,7 +62,7 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 """For each attribute and value, the words that captions use for it."""
 
 _OPENINGS = ("a photo of", "a picture of", "an image of", "a drawing of", "here is", "")
-_NOUNS = ("dog", "dog", "dog", "hound", "pet", "animal")
+_NOUNS = ("dog", "dog", "dog", "puppy", "pet", "animal")
 
 
 def stated(

@@ -1,0 +1,24 @@
+"""One local Ray for all tests of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doggos_helpers.cluster import Cluster, connect, disconnect
+from doggos_helpers.config import Settings
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Settings, Cluster]]:
+    """Settings with a storage of their own, and a Ray started for them."""
+    folder: Path = tmp_path_factory.mktemp("ray")
+    settings = Settings(
+        address="local",
+        storage=str(folder / "storage"),
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+    )
+    yield settings, connect(settings)
+    disconnect()

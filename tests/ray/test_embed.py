@@ -1,0 +1,149 @@
+"""The embedding pipeline on Ray: counts, reasons, repeated and interrupted runs."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from doggos_helpers.clip import ClipEncoder
+from doggos_helpers.config import Settings
+from doggos_helpers.embed import (
+    build_pipeline,
+    embed,
+    embeddings_file,
+    read_embeddings,
+)
+from doggos_helpers.errors import StorageError
+from doggos_helpers.images import build_manifest, decode
+from doggos_helpers.sample import write_dataset
+
+
+@pytest.fixture(scope="module")
+def dogs(tmp_path_factory):
+    """Draw a small data set and spoil three of its files."""
+    folder = tmp_path_factory.mktemp("data") / "dogs"
+    write_dataset(folder, images_per_breed=7, seed=3)
+    first = sorted((folder / "train").iterdir())[0]
+    (first / "empty.jpg").write_bytes(b"")
+    (first / "page.png").write_text("<html>404</html>")
+    whole = next(p for p in sorted(first.iterdir()) if p.suffix == ".jpg")
+    (first / "cut.jpg").write_bytes(whole.read_bytes()[:900] or b"x")
+    return folder
+
+
+@pytest.fixture
+def settings(cluster, dogs, tmp_path) -> Settings:
+    return cluster[0].model_copy(
+        update={"dataset": str(dogs), "storage": str(tmp_path)}
+    )
+
+
+def test_every_path_has_an_embedding_or_a_reason(cluster, settings):
+    run = embed(settings, cluster[1])
+    manifest = build_manifest(settings)
+    table = pq.read_table(embeddings_file(settings)).to_pandas()
+    counts = run["counts"]
+    assert counts["embedded"] + counts["errors"] == counts["manifest"] == len(table)
+    assert list(table.path) == sorted(manifest.table["path"].to_pylist())
+    assert (table.embedding.isna() == table.reason.notna()).all()
+    assert counts["errors"] == 3
+    bad = table[table.reason.notna()].set_index(table.path.str.split("/").str[-1])
+    assert bad.reason["empty.jpg"] == "empty file"
+    assert bad.reason["page.png"] == "not an image"
+    assert bad.reason["cut.jpg"].startswith(("broken image", "not an image"))
+    assert run["fingerprint"] == manifest.fingerprint
+    assert sum(run["nodes"].values()) == counts["manifest"]
+    assert json.loads((settings.embeddings_dir / "run.json").read_text()) == run
+
+
+def test_embeddings_are_those_of_the_encoder_and_keep_their_path(cluster, settings):
+    embed(settings, cluster[1])
+    rows = read_embeddings(settings)
+    encoder = ClipEncoder("sample", threads=2)
+    root = build_manifest(settings).root
+    for i in np.random.default_rng(0).choice(len(rows), 12, replace=False):
+        data = open(f"{root}/{rows.paths[i]}", "rb").read()
+        expected = encoder.encode_images(decode(data, encoder.preprocessing)[None])[0]
+        assert np.allclose(rows.vectors[i], expected, atol=1e-4)
+        assert rows.paths[i].startswith(f"{rows.splits[i]}/{rows.classes[i]}/")
+    test = read_embeddings(settings, "test")
+    assert set(test.splits) == {"test"} and 0 < len(test) < len(rows)
+
+
+def test_a_second_run_computes_only_what_is_new_changed_or_bad(
+    cluster, settings, dogs, tmp_path
+):
+    own = tmp_path / "own"
+    shutil.copytree(dogs, own)
+    settings = settings.model_copy(update={"dataset": str(own)})
+    total = embed(settings, cluster[1])["counts"]["manifest"]
+    folder = sorted((own / "train").iterdir())[1]
+    images = sorted(folder.iterdir())
+    buffer = io.BytesIO()
+    Image.new("RGB", (120, 90), "red").save(buffer, "JPEG")
+    images[0].write_bytes(buffer.getvalue())  # changed
+    images[1].unlink()  # gone
+    (folder / "new.jpg").write_bytes(buffer.getvalue() + b"\0")  # new
+    before = {str(p): v for p, v in zip(*_rows(settings), strict=True)}
+    counts = embed(settings, cluster[1])["counts"]
+    assert counts["computed"] == 2 + 3  # and the three bad ones are tried again
+    assert counts["manifest"] == total
+    after = {str(p): v for p, v in zip(*_rows(settings), strict=True)}
+    assert f"train/{folder.name}/{images[1].name}" not in after
+    changed = {p for p in before.keys() & after.keys() if (before[p] != after[p]).any()}
+    assert changed == {f"train/{folder.name}/{images[0].name}"}
+
+
+def _rows(settings):
+    rows = read_embeddings(settings)
+    return rows.paths, rows.vectors
+
+
+def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
+    cluster, settings
+):
+    manifest = build_manifest(settings)
+    part = manifest.table.slice(0, 40)
+    pending = settings.embeddings_dir / "pending"
+    pipeline = build_pipeline(part, manifest.root, settings, cluster[1].plan)
+    pipeline.write_parquet(str(pending), ray_remote_args={"num_cpus": 0.5})
+    (pending / "half.parquet").write_bytes(b"PAR1 and then the power went")
+    with pytest.raises(StorageError, match="03_embedding"):
+        read_embeddings(settings)
+    run = embed(settings, cluster[1])
+    assert run["counts"]["computed"] < manifest.table.num_rows - 30
+    table = pq.read_table(embeddings_file(settings))
+    assert table.num_rows == manifest.table.num_rows
+    assert len(set(table["path"].to_pylist())) == table.num_rows
+    assert not pending.exists()
+
+
+def test_nothing_to_do_leaves_the_artefact_alone(cluster, settings, dogs, tmp_path):
+    own = tmp_path / "clean"
+    shutil.copytree(dogs, own)
+    for name in ("empty.jpg", "page.png", "cut.jpg"):
+        next(own.rglob(name)).unlink()
+    settings = settings.model_copy(update={"dataset": str(own)})
+    first = embed(settings, cluster[1])
+    stamp = embeddings_file(settings).stat().st_mtime_ns
+    assert embed(settings, cluster[1]) == first
+    assert embeddings_file(settings).stat().st_mtime_ns == stamp
+
+
+def test_another_precision_starts_over(cluster, settings):
+    embed(settings, cluster[1])
+    lower = settings.model_copy(update={"dtype": "bfloat16"})
+    from doggos_helpers.plan import plan_workers
+
+    plan = plan_workers(cluster[1].nodes, lower)
+    other = type(cluster[1])(**(vars(cluster[1]) | {"plan": plan}))
+    exact = read_embeddings(settings)
+    run = embed(lower, other)
+    assert run["counts"]["computed"] == run["counts"]["manifest"]
+    rough = read_embeddings(lower)
+    cosines = (exact.vectors * rough.vectors).sum(1)
+    assert not np.array_equal(exact.vectors, rough.vectors) and cosines.min() > 0.99

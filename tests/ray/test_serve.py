@@ -1,0 +1,352 @@
+"""The whole app on a local Ray: real CLIP, a random classifier, few small images."""
+
+import asyncio
+import dataclasses
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ray import serve
+
+from doggos_helpers import classifier
+from doggos_helpers.cluster import Cluster
+from doggos_helpers.embed import embed, read_embeddings
+from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
+from doggos_helpers.fetch import MAX_BYTES
+from doggos_helpers.loadtest import read_test_images, send_load
+from doggos_helpers.serve import ServeSettings, curl_line, start, stop
+
+CLASSES = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
+JPEG = "test/basset/0.jpg"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def draw(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name, colour in CLASSES.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(2):
+                noisy = random.normal(colour, 40, (60, 80, 3)).clip(0, 255)
+                image = Image.fromarray(noisy.astype(np.uint8))
+                image.save(folder / split / name / f"{i}.jpg")
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class App:
+    settings: ServeSettings
+    cluster: Cluster
+    client: httpx.Client
+    url: str
+
+
+def save_classifier(folder: Path, dimension: int) -> None:
+    torch.manual_seed(0)
+    model = classifier.Classifier(dimension, 16, len(CLASSES))
+    classifier.save(model, folder, sorted(CLASSES), epoch=3, val_loss=1.5)
+
+
+@pytest.fixture(scope="module")
+def app(cluster, tmp_path_factory) -> Iterator[App]:
+    _, connected = cluster
+    folder = tmp_path_factory.mktemp("serving")
+    settings = ServeSettings(
+        dataset=str(draw(folder / "data")),
+        storage=str(folder / "storage"),
+        champion=str(folder / "champion"),
+        serve_images="yes",
+        port=free_port(),
+        app_name="tested",
+    )
+    embed(settings, connected)
+    width = read_embeddings(settings).vectors.shape[1]
+    save_classifier(Path(settings.champion), width)
+    service = start(settings, connected)
+    assert service.started_serve
+    with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
+        yield App(settings, connected, client, service.url)
+    stop(service)
+    assert not serve.status().proxies
+    stop(service)
+
+
+def own(app: App, path: str = JPEG) -> str:
+    return f"{app.url}/images/{path}"
+
+
+def read(app: App, path: str = JPEG) -> bytes:
+    return (Path(app.settings.dataset) / path).read_bytes()
+
+
+def test_the_seeds_request_classifies_an_image_that_the_app_serves_itself(app):
+    reply = app.client.post("/predict/", json={"url": own(app), "k": 4})
+    assert reply.status_code == 200, reply.text
+    answer = reply.json()
+    assert {b["breed"] for b in answer["breeds"]} == set(CLASSES)
+    probabilities = [b["probability"] for b in answer["breeds"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    best = answer["similar"][0]
+    assert len(answer["similar"]) == 4
+    assert (best["path"], best["breed"], best["split"]) == (JPEG, "basset", "test")
+    assert best["score"] == pytest.approx(1, abs=1e-4)
+    assert answer["model"]["val_loss"] == 1.5
+    assert answer["node"] in {node.name for node in app.cluster.nodes}
+    assert app.client.get(best["url"]).content == read(app)
+
+
+def test_the_answer_is_what_the_pieces_give_without_ray(app):
+    from doggos_helpers.clip import ClipEncoder
+    from doggos_helpers.images import decode
+
+    encoder = ClipEncoder(app.settings.model)
+    vector = encoder.encode_images(decode(read(app), encoder.preprocessing)[None])
+    model, classes = classifier.load(Path(app.settings.champion))
+    expected = classifier.predict_probabilities(model, vector)[0]
+    answer = app.client.post("/predict/", json={"url": own(app)}).json()
+    for breed in answer["breeds"]:
+        probability = expected[classes.index(breed["breed"])]
+        assert breed["probability"] == pytest.approx(probability, abs=1e-4)
+    assert len(answer["similar"]) == app.settings.k
+
+
+def test_an_upload_gives_the_same_answer_as_the_url(app):
+    by_url = app.client.post("/predict/", json={"url": own(app), "k": 3}).json()
+    files = {"image": ("dog.jpg", read(app))}
+    reply = app.client.post("/predict/upload?k=3", files=files)
+    assert reply.status_code == 200, reply.text
+    by_upload = reply.json()
+    assert [s["path"] for s in by_upload["similar"]] == [
+        s["path"] for s in by_url["similar"]
+    ]
+    assert by_upload["breeds"][0]["breed"] == by_url["breeds"][0]["breed"]
+
+
+def test_a_text_finds_images_and_names_the_words_it_does_not_know(app):
+    body = {"text": "a black zorblax dog", "k": 5, "breeds": ["pug", "collie"]}
+    answer = app.client.post("/search/", json=body).json()
+    assert answer["unknown_words"] == ["zorblax"]
+    scores = [s["score"] for s in answer["similar"]]
+    assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+    assert {s["breed"] for s in answer["similar"]} <= {"pug", "collie"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"url": "{own}", "k": 0}, 422, "body.k"),
+        ({"url": "{own}", "k": 101}, 422, "body.k"),
+        ({"url": "{own}", "top": 1}, 422, "body.top"),
+        ({}, 422, "body.url"),
+        ({"url": "file:///etc/passwd"}, 400, "only http and https"),
+        ({"url": "http://127.0.0.1:{port}/healthz"}, 403, "not public"),
+        ({"url": "http://169.254.169.254/latest"}, 403, "not public"),
+        ({"url": "{app}/images/test/pug/9.jpg"}, 404, "no such image"),
+        ({"url": "{app}/images/../../champion/classifier.json"}, 404, "no such image"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_a_reason_and_a_fix(app, body, status, words):
+    names = {"own": own(app), "app": app.url, "port": app.settings.port}
+    if "url" in body:
+        body = body | {"url": body["url"].format(**names)}
+    reply = app.client.post("/predict/", json=body)
+    assert reply.status_code == status, reply.text
+    assert set(reply.json()) == {"error", "fix"}
+    assert words in reply.json()["error"] and reply.json()["fix"]
+
+
+def test_only_the_name_that_the_request_uses_counts_as_our_own(app):
+    headers = {"Host": "dogs.example"}
+    reply = app.client.post("/predict/", json={"url": own(app)}, headers=headers)
+    assert reply.status_code == 403
+
+
+def test_a_class_that_is_not_there_is_refused_across_replicas(app):
+    body = {"text": "a dog", "breeds": ["unicorn"]}
+    reply = app.client.post("/search/", json=body)
+    assert reply.status_code == 422
+    assert "unicorn" in reply.json()["error"] and "pug" in reply.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "words"),
+    [
+        (b"no image", 422, "not an image"),
+        (b"", 422, "empty file"),
+        (None, 422, "broken image"),
+        (bytes(MAX_BYTES + 200_000), 413, "larger than"),
+    ],
+)
+def test_a_bad_upload_is_refused_with_its_reason(app, content, status, words):
+    half = read(app)[:1000]
+    files = {"image": ("dog.jpg", half if content is None else content)}
+    reply = app.client.post("/predict/upload", files=files)
+    assert (reply.status_code, words in reply.json()["error"]) == (status, True)
+
+
+def test_an_upload_without_a_declared_length_is_cut_off_too(app):
+    def endless():
+        yield b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"'
+        yield b"\r\n\r\n"
+        for _ in range(MAX_BYTES // 2**20 + 2):
+            yield bytes(2**20)
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    reply = app.client.post("/predict/upload", content=endless(), headers=headers)
+    assert reply.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../champion/classifier.json", "..%2f..%2fchampion/classifier.json", "test"],
+)
+def test_only_images_of_the_table_are_handed_out(app, path):
+    assert app.client.get(f"/images/{path}").status_code == 404
+
+
+def test_health_and_page_answer_and_the_page_loads_nothing_from_elsewhere(app):
+    assert app.client.get("/healthz").json()["status"] == "ok"
+    page = app.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<form" in page.text
+    assert not re.search(r"https?://|src=|@import|url\(", page.text)
+
+
+def test_the_curl_line_names_an_image_that_the_app_has(app):
+    service = start(app.settings, app.cluster)  # starting again updates the app
+    assert service.started_serve and service.url == app.url
+    url = re.search(r'"url": "([^"]+)"', curl_line(app.settings, service))
+    assert url and app.client.get(url[1]).status_code == 200
+
+
+def test_requests_at_a_time_are_batched_and_all_answered(app):
+    images = read_test_images(app.settings)
+    report = asyncio.run(send_load(app.url, images, requests=60, concurrency=12))
+    assert report["statuses"] == {"200": 60}
+    assert set(report["nodes"]) <= {node.name for node in app.cluster.nodes}
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+
+
+def test_the_app_leaves_room_on_a_machine_of_two_cpus(app):
+    import ray
+
+    used = ray.cluster_resources()["CPU"] - ray.available_resources()["CPU"]
+    nodes = len(app.cluster.nodes)
+    assert 0 < used <= 2 * nodes
+
+
+def test_what_does_not_fit_is_said_before_anything_starts(app):
+    many = dataclasses.replace(app.cluster.plan.serve, workers=50)
+    plan = dataclasses.replace(app.cluster.plan, serve=many)
+    with pytest.raises(ClusterError, match="50 workers"):
+        start(app.settings, dataclasses.replace(app.cluster, plan=plan))
+    assert app.client.get("/healthz").status_code == 200
+
+
+def test_a_missing_artefact_is_named_with_the_notebook_that_makes_it(app, tmp_path):
+    elsewhere = app.settings.model_copy(update={"storage": str(tmp_path)})
+    with pytest.raises(StorageError, match="03_embedding"):
+        start(elsewhere, app.cluster)
+
+
+def test_a_classifier_of_another_model_is_refused_saying_so(app, tmp_path):
+    from doggos_helpers.deployments import Predictor
+
+    save_classifier(tmp_path, 7)
+    with pytest.raises(ModelError, match="embeddings of 7 numbers"):
+        Predictor(app.settings, str(tmp_path))
+
+
+def test_images_are_not_handed_out_where_the_setting_is_off(app):
+    from doggos_helpers.deployments import Ingress
+
+    off = app.settings.model_copy(update={"serve_images": "no"})
+    assert JPEG in Ingress(app.settings, None, None, None).paths  # type: ignore
+    assert not Ingress(off, None, None, None).paths  # type: ignore
+
+
+def test_health_says_when_the_encoder_is_gone_and_when_it_is_back(app):
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    name = next(a["name"] for a in actors if "#Encoder#" in a["name"])
+    ray.kill(ray.get_actor(name, namespace="serve"))
+    statuses, deadline = [], time.monotonic() + 90
+    while statuses[-1:] != [200] or 503 not in statuses:
+        assert time.monotonic() < deadline, statuses
+        reply = app.client.get("/healthz")
+        statuses.append(reply.status_code)
+        time.sleep(0.1)
+    assert set(statuses) <= {200, 503}
+
+
+def test_stop_ends_our_app_and_leaves_the_one_of_somebody_else(app):
+    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    class Other:
+        def __call__(self) -> str:
+            return "here"
+
+    serve.run(Other.bind(), name="other", route_prefix="/other")
+    service = start(app.settings, app.cluster)
+    stop(service)
+    assert list(serve.status().applications) == ["other"]
+    with ThreadPoolExecutor(1):
+        assert app.client.get("/other").text == "here"
+    start(app.settings, app.cluster)
+    serve.delete("other")
+
+
+def test_a_port_that_is_taken_is_named(app):
+    from doggos_helpers.serve import _check_port
+
+    with pytest.raises(ServiceError, match=f"127.0.0.1:{app.settings.port}") as caught:
+        _check_port(app.settings)
+    assert "DOGGOS_PORT" in caught.value.fix
+    assert caught.value.exit_code == 7
+
+
+def test_a_serve_file_builds_the_same_app_from_settings_alone(app):
+    """What `serve deploy` sends, without its command: the same call of the client."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    given = app.settings.model_dump(include=app.settings.model_fields_set)
+    config = {
+        "applications": [
+            {
+                "name": app.settings.app_name,
+                "route_prefix": "/",
+                "import_path": "doggos_helpers.serve:build_app",
+                "args": given,
+            }
+        ]
+    }
+    before = app.client.post("/predict/", json={"url": own(app)}).json()
+    client = _get_global_client()
+    client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
+    after = app.client.post("/predict/", json={"url": own(app)})
+    assert after.status_code == 200 and after.json() == before
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):  # until tests/ray/conftest.py has it
+    from doggos_helpers.cluster import connect, disconnect
+    from doggos_helpers.config import Settings
+
+    settings = Settings(address="local", storage=str(tmp_path_factory.mktemp("s")))
+    yield settings, connect(settings)
+    disconnect()

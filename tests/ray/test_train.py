@@ -1,0 +1,195 @@
+"""Training on Ray, on synthetic embeddings."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from synthetic import CLASSES, write_embeddings
+
+from doggos_helpers import registry, train_loop
+from doggos_helpers.classifier import load, predict_probabilities
+from doggos_helpers.embed import read_embeddings
+from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
+from doggos_helpers.train import (
+    build_trainer,
+    conclude,
+    fit,
+    make_datasets,
+    train,
+)
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def settings(cluster, tmp_path_factory):
+    """Settings with a storage and a tracking database of this module's own."""
+    folder = tmp_path_factory.mktemp("train")
+    chosen = {
+        "storage": str(folder),
+        "tracking_uri": f"sqlite:///{folder}/mlflow.db",
+        "epochs": EPOCHS,
+        "dropout": 0.3,
+    }
+    chosen = cluster[0].model_copy(update=chosen)
+    write_embeddings(chosen)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def run(cluster, settings):
+    """One training that the tests look at."""
+    before = signal.getsignal(signal.SIGINT)
+    record = train(settings, cluster[1])
+    assert signal.getsignal(signal.SIGINT) is before
+    return record
+
+
+def test_every_row_is_seen_and_none_is_dropped(run):
+    # 101 training rows for two workers: one of them is seen twice.
+    assert run["counts"] == {"train": 101, "train_seen": 102, "val": 33, "val_seen": 33}
+    assert sum(run["nodes"].values()) == 102
+    assert all(m["train_rows"] == 102 for m in run["history"])
+
+
+def test_the_loss_falls_and_beats_chance(run):
+    history = run["history"]
+    assert [m["epoch"] for m in history] == list(range(1, EPOCHS + 1))
+    losses = [m["val_loss"] for m in history]
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+    assert run["chance"] == pytest.approx(1 / len(CLASSES))
+    assert run["best"]["val_accuracy"] > 3 * run["chance"]
+
+
+def test_the_figures_are_those_of_the_registered_classifier(run, settings):
+    folder = registry.champion_folder(settings)
+    assert str(folder) == run["classifier"] and run["champion"]
+    assert run["classes"] == list(CLASSES)
+    model, classes = load(folder)
+    val = read_embeddings(settings, "val")
+    probabilities = predict_probabilities(model, val.vectors)
+    right = np.searchsorted(classes, val.classes)
+    loss = -np.log(probabilities[np.arange(len(val)), right]).mean()
+    assert loss == pytest.approx(run["best"]["val_loss"], rel=1e-4)
+    accuracy = (probabilities.argmax(axis=1) == right).mean()
+    assert accuracy == pytest.approx(run["best"]["val_accuracy"])
+
+
+def test_mlflow_has_the_epochs_and_the_best(run, settings):
+    client = registry.open_tracking(settings.tracking)
+    logged = client.get_metric_history(run["mlflow_run"], "val_loss")
+    assert [m.value for m in logged] == [m["val_loss"] for m in run["history"]]
+    found = client.get_run(run["mlflow_run"])
+    assert found.data.metrics["best_val_loss"] == run["best"]["val_loss"]
+    assert found.info.status == "FINISHED" and found.data.params["seed"] == "0"
+
+
+def test_the_record_is_on_disk_and_nothing_is_pickled(run, settings):
+    stored = json.loads((settings.training_dir / "run.json").read_text())
+    assert stored == json.loads(json.dumps(run)) and stored["stage"] == "train"
+    assert stored["fingerprint"] == "synthetic"
+    files = [p for p in settings.training_dir.rglob("*") if p.is_file()]
+    kinds = {p.suffix for p in files if not p.name.startswith(".")}
+    assert kinds == {".json", ".safetensors"}
+    # The best checkpoint and the latest, which may be one.
+    assert 1 <= len(list(settings.training_dir.glob("runs/*/checkpoint_*"))) <= 2
+
+
+def test_after_a_worker_died_the_same_figures_come_out(run, cluster, settings):
+    """It resumes from the last checkpoint; and the same seed gives the same result."""
+    marker = settings.training_dir / "died"
+    loop = train_loop.train_loop
+
+    def dies_once(config):
+        whole = train_loop._report
+
+        def report(model, optimizer, history, config):
+            import ray.train
+
+            if len(history) == 3 and ray.train.get_context().get_world_rank() == 1:
+                if not marker.exists():
+                    marker.touch()
+                    raise RuntimeError("a worker died")
+            whole(model, optimizer, history, config)
+
+        train_loop._report = report
+        try:
+            return loop(config)
+        finally:
+            train_loop._report = whole
+
+    embeddings = read_embeddings(settings)
+    with registry.tracked_run(settings) as run_id:
+        trainer = build_trainer(settings, cluster[1].plan, embeddings, run_id)
+        trainer.train_loop_per_worker = dies_once
+        result = fit(trainer)
+        again = conclude(settings, embeddings, result, run_id, 0)
+    assert marker.exists()
+    assert len(again["history"]) == EPOCHS
+    for one, other in zip(run["history"], again["history"], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    assert again["version"] == run["version"] + 1
+
+
+def test_a_loss_that_is_no_number_ends_the_training(cluster, settings):
+    wild = settings.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(Exception) as error:
+        train(wild, cluster[1])
+    cause = user_cause(error.value)
+    assert cause is not None and cause.exit_code == 4
+    assert "no longer a number" in str(cause) and "learning_rate" in str(cause)
+    client = registry.open_tracking(settings.tracking)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    last = client.search_runs(experiments, order_by=["start_time DESC"])[0]
+    assert last.info.status == "FAILED"
+
+
+def test_each_worker_gets_as_many_rows_and_each_row_is_there(cluster, settings):
+    train_rows = read_embeddings(settings, "train")
+    for workers in (2, 3):
+        data = make_datasets(read_embeddings(settings), workers, seed=1)
+        shards = [
+            np.stack(b["embedding"].to_list())
+            for b in data["train"].iter_batches(batch_size=None, batch_format="pandas")
+        ]
+        assert len({len(s) for s in shards}) == 1 and len(shards) == workers
+        seen = np.concatenate(shards)
+        assert len(seen) == 102  # 101 rows; 102 divides by both
+        assert len(np.unique(seen, axis=0)) == 101
+        assert not np.array_equal(seen[:101], train_rows.vectors)
+        assert data["val"].count() == 33
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"val": 0}, "no embeddings in val"),
+        ({"classes": ("akita",)}, "fewer than 2 classes"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused(
+    cluster, settings, tmp_path, sizes, message
+):
+    other = settings.model_copy(update={"storage": str(tmp_path)})
+    write_embeddings(other, **sizes)
+    with pytest.raises(DataError, match=message):
+        train(other, cluster[1])
+
+
+def test_without_embeddings_the_notebook_is_named(cluster, settings, tmp_path):
+    other = settings.model_copy(update={"storage": str(tmp_path)})
+    with pytest.raises(StorageError, match="03_embedding"):
+        train(other, cluster[1])
+
+
+def test_workers_that_do_not_fit_are_refused_at_once(cluster, settings):
+    from doggos_helpers.cluster import live_nodes
+    from doggos_helpers.plan import plan_workers
+
+    many = settings.model_copy(update={"train_workers": 50, "train_cpus": 1})
+    plan = plan_workers(live_nodes(), many)
+    import dataclasses
+
+    with pytest.raises(ClusterError, match="50 workers of 1 CPU"):
+        train(many, dataclasses.replace(cluster[1], plan=plan))

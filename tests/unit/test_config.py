@@ -1,0 +1,94 @@
+"""Settings: precedence, names of artefacts, errors."""
+
+from pathlib import Path
+
+import pytest
+
+from doggos_helpers.config import Settings, local_home
+from doggos_helpers.errors import SettingsError
+
+
+def test_passed_value_beats_environment_beats_default(monkeypatch):
+    assert Settings.given(k=0).k == 4
+    monkeypatch.setenv("DOGGOS_K", "7")
+    assert Settings.given(k=0).k == 7
+    assert Settings.given(k=9).k == 9
+
+
+def test_zero_and_empty_mean_not_given_except_for_a_seed(monkeypatch):
+    monkeypatch.setenv("DOGGOS_SEED", "5")
+    monkeypatch.setenv("DOGGOS_DROPOUT", "0.4")
+    monkeypatch.setenv("DOGGOS_EMBED_WORKERS", "3")
+    given = Settings.given(seed=0, dropout=0.0, embed_workers=0, dataset="")
+    assert (given.seed, given.dropout, given.embed_workers) == (0, 0.0, 3)
+    assert Settings.given(seed="").seed == 5
+    assert given.dataset == "sample"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("k", -1), ("use_gpu", "maybe"), ("epochs", "many")]
+)
+def test_a_wrong_value_is_named_with_its_setting(name, value):
+    with pytest.raises(SettingsError, match=name) as caught:
+        Settings.given(**{name: value})
+    assert caught.value.exit_code == 2
+    assert "DOGGOS_" in caught.value.fix
+
+
+def test_an_unknown_parameter_is_refused():
+    with pytest.raises(SettingsError, match="unknown setting: epoch"):
+        Settings.given(epoch=3)
+
+
+def test_a_command_takes_the_same_settings(capsys):
+    settings = Settings.from_command("x", ["--embed-workers", "2", "--use-gpu", "no"])
+    assert (settings.embed_workers, settings.use_gpu) == (2, "no")
+    with pytest.raises(SystemExit) as caught:
+        Settings.from_command("x", ["--help"])
+    assert caught.value.code == 0
+    helped = capsys.readouterr().out
+    for name in Settings.model_fields:
+        assert name == "k" or f"--{name.replace('_', '-')}" in helped
+
+
+def test_settings_are_frozen():
+    with pytest.raises(Exception, match="frozen"):
+        Settings().k = 3
+
+
+def test_each_pair_of_data_set_and_model_has_its_own_place(tmp_path):
+    (tmp_path / "a" / "dogs").mkdir(parents=True)
+    (tmp_path / "b" / "dogs").mkdir(parents=True)
+    choices = [
+        Settings(storage=str(tmp_path), dataset=dataset, model=model)
+        for dataset in ("sample", str(tmp_path / "a/dogs"), str(tmp_path / "b/dogs"))
+        for model in ("sample", "openai/clip-vit-base-patch32")
+    ]
+    revised = Settings(storage=str(tmp_path), model_revision="abc")
+    assert len({s.artefacts for s in [*choices, revised]}) == 7
+    assert len({s.registered_model for s in [*choices, revised]}) == 7
+    assert all(s.artefacts.parent == tmp_path for s in choices)
+
+
+def test_storage_is_absolute_and_the_tracking_database_is_not_in_it(
+    monkeypatch, tmp_path
+):
+    monkeypatch.delenv("DOGGOS_STORAGE", raising=False)
+    monkeypatch.delenv("DOGGOS_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert Settings().storage_root == local_home() / "storage"
+    relative = Settings(storage="here")
+    assert relative.storage_root == tmp_path / "here"
+    assert str(relative.storage_root) not in relative.tracking
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert Settings().tracking == "http://tracking:5000"
+    assert Settings(tracking_uri="sqlite:////x.db").tracking == "sqlite:////x.db"
+
+
+def test_a_relative_data_set_becomes_absolute_and_a_uri_stays(tmp_path, monkeypatch):
+    (tmp_path / "dogs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Settings(dataset="dogs").dataset == str(tmp_path / "dogs")
+    assert Settings(dataset="s3://bucket/x").dataset == "s3://bucket/x"
+    assert Settings(model="openai/clip").model == "openai/clip"
+    assert Path(Settings(model="./dogs").model) == tmp_path / "dogs"

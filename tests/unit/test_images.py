@@ -1,0 +1,199 @@
+"""The manifest, and decoding of whatever people call an image."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from doggos_helpers.config import Settings
+from doggos_helpers.errors import DataError
+from doggos_helpers.images import (
+    BadImage,
+    Preprocessing,
+    build_manifest,
+    decode,
+    list_files,
+    open_root,
+    read_bytes,
+    upright,
+)
+
+CLIP = Preprocessing(shortest_edge=32, crop=(32, 32), resample=3)
+RED, BLUE = (220, 20, 30), (20, 30, 220)
+
+
+def halves(width: int = 80, height: int = 60) -> Image.Image:
+    """Draw an image that is red on the left and blue on the right."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def sides(pixels: np.ndarray) -> tuple[str, str]:
+    """Name the colours of the left and the right edge."""
+    middle = pixels.shape[0] // 2
+    return tuple(
+        "red" if pixels[middle, x, 0] > pixels[middle, x, 2] else "blue"
+        for x in (2, -3)
+    )
+
+
+def lay_out(root: Path, *paths: str) -> Path:
+    for path in paths:
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(encoded(halves()))
+    return root
+
+
+GOOD = [
+    f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in "ab" for i in (1, 2)
+]
+
+
+def test_manifest_is_sorted_counted_and_has_a_fingerprint(tmp_path):
+    lay_out(tmp_path, *GOOD, "train/a/UPPER.JPG")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("x")
+    (tmp_path / "licence.md").write_text("x")
+    manifest = build_manifest(Settings(dataset=str(tmp_path)))
+    paths = manifest.table["path"].to_pylist()
+    assert paths == sorted([*GOOD, "train/a/UPPER.JPG"])
+    assert (manifest.classes, manifest.ignored) == (("a", "b"), 2)
+    assert manifest.table["size"][0].as_py() == (tmp_path / paths[0]).stat().st_size
+    again = build_manifest(Settings(dataset=str(tmp_path)))
+    assert again.fingerprint == manifest.fingerprint
+    (tmp_path / GOOD[0]).write_bytes(b"other")
+    changed = build_manifest(Settings(dataset=str(tmp_path)))
+    assert changed.fingerprint != manifest.fingerprint
+
+
+def test_a_limit_takes_as_many_of_each_class_in_each_split(tmp_path):
+    lay_out(tmp_path, *GOOD)
+    settings = Settings(dataset=str(tmp_path), images_per_class=1)
+    assert build_manifest(settings).table.num_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([], "no images found"),
+        (["a/1.png", "b/1.png"], "no images found"),
+        ([p for p in GOOD if not p.startswith("val")], "split val has no images"),
+        ([p for p in GOOD if "/a/" in p], "at least two classes"),
+        ([*GOOD, "test/c/1.png"], "classes in test that train lacks: c"),
+    ],
+)
+def test_a_layout_that_cannot_work_is_refused(tmp_path, paths, message):
+    lay_out(tmp_path, *paths)
+    with pytest.raises(DataError, match=message) as caught:
+        build_manifest(Settings(dataset=str(tmp_path)))
+    assert caught.value.where == str(tmp_path)
+
+
+def test_a_data_set_that_is_not_there_or_not_a_folder(tmp_path):
+    with pytest.raises(DataError, match="no such data set"):
+        list_files(str(tmp_path / "nowhere"))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="a file, not a folder"):
+        list_files(str(tmp_path / "file"))
+    with pytest.raises(DataError, match="no file system for gopher"):
+        open_root("gopher://x/y")
+
+
+def test_fsspec_serves_the_schemes_that_pyarrow_lacks():
+    import fsspec
+
+    with fsspec.open("memory://dogs/train/a/1.png", "wb") as file:
+        file.write(encoded(halves()))
+    [(path, size)] = list_files("memory://dogs")
+    assert path == "train/a/1.png"
+    assert len(read_bytes("memory://dogs", path)) == size > 0
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), 0, 9])
+def test_exif_orientation_is_applied_and_an_invalid_one_ignored(orientation):
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    image = halves()
+    stored = image.transpose(turns[orientation]) if orientation in turns else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, "JPEG", exif=exif, quality=95)
+    assert upright(data).size == (80, 60)
+    assert sides(decode(data, CLIP)) == ("red", "blue")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("L", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "WEBP"), ("CMYK", "JPEG"),
+     ("1", "PNG"), ("RGB", "GIF"), ("RGB", "BMP"), ("RGB", "TIFF")],
+)  # fmt: skip
+def test_every_mode_becomes_rgb(mode, kind):
+    pixels = decode(encoded(halves().convert(mode), kind), CLIP)
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+    grey = mode in ("L", "LA", "1")
+    assert abs(int(pixels[16, 2, 0]) - int(pixels[16, 2, 2])) < 5 or not grey
+    assert grey or sides(pixels) == ("red", "blue")
+
+
+def test_sixteen_bits_are_scaled_not_cut():
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = decode(encoded(Image.fromarray(ramp)), CLIP)
+    assert pixels[0, 0, 0] < 10 and 120 < pixels[16, 16, 0] < 136
+    assert pixels[31, 31, 0] > 245
+
+
+def test_transparent_pixels_become_white():
+    image = halves().convert("RGBA")
+    image.putalpha(0)
+    assert decode(encoded(image), CLIP).min() == 255
+    palette = Image.new("P", (40, 40), 0)
+    palette.putpalette([0, 0, 0])
+    assert decode(encoded(palette, transparency=0), CLIP).min() == 255
+
+
+def test_a_large_jpeg_is_decoded_smaller_but_not_below_twice_the_size():
+    data = encoded(halves(2400, 1600), "JPEG", quality=90)
+    assert min(upright(data, least_edge=64).size) in range(64, 300)
+    assert upright(data).size == (2400, 1600)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"<html>not found</html>", "not an image"),
+        (encoded(halves(), "JPEG")[:300], "broken image"),
+        (encoded(Image.new("1", (9000, 9000))), "too many pixels: 9000 x 9000"),
+        (encoded(Image.new("L", (1, 5000))), "too narrow: 1 x 5000"),
+    ],
+)
+def test_a_bad_image_has_a_reason(data, reason):
+    with pytest.raises(BadImage, match=reason):
+        decode(data, CLIP)
+
+
+def test_a_file_that_is_gone_has_a_reason(tmp_path):
+    with pytest.raises(BadImage, match="unreadable: no such file"):
+        read_bytes(str(tmp_path), "train/a/1.png")
+
+
+@pytest.mark.parametrize("name", ["a b.png", "q'\"#%25?.png", "hünd犬.png"])
+def test_names_with_odd_characters_are_read(tmp_path, name):
+    lay_out(tmp_path, *GOOD, f"train/a/{name}")
+    listed = dict(list_files(str(tmp_path)))
+    assert (
+        len(read_bytes(str(tmp_path), f"train/a/{name}")) == listed[f"train/a/{name}"]
+    )

@@ -1,0 +1,112 @@
+"""The worker plan, on the clusters that people have."""
+
+import pytest
+
+from doggos_helpers.config import Settings
+from doggos_helpers.errors import ClusterError
+from doggos_helpers.plan import Node, StagePlan, fits, plan_workers
+
+LAPTOP = [Node("a", 2)]
+THREE = [Node("a", 2), Node("b", 2), Node("c", 2)]
+HEAD0 = [Node("head", 0, is_head=True), Node("w", 48, 4)]
+HEAD2 = [Node("head", 2, is_head=True), Node("w", 4, 4)]
+WORKSTATION = [Node("a", 8, 1)]
+EIGHT = [Node(f"w{i}", 8, 1) for i in range(8)]
+BIG = [Node("a", 16)]
+CLUSTERS = [LAPTOP, THREE, HEAD0, HEAD2, WORKSTATION, EIGHT, BIG, [Node("a", 1)]]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "embed", "train", "serve", "device"),
+    [
+        (LAPTOP, 1, 2, 1, "cpu"),
+        (THREE, 3, 2, 3, "cpu"),
+        (HEAD0, 4, 4, 4, "cuda"),
+        (HEAD2, 4, 4, 4, "cuda"),
+        (WORKSTATION, 1, 1, 1, "cuda"),
+        (EIGHT, 8, 8, 8, "cuda"),
+    ],
+)
+def test_workers_of_each_stage(nodes, embed, train, serve, device):
+    plan = plan_workers(nodes, Settings())
+    counts = (plan.embed.workers, plan.train.workers, plan.serve.workers)
+    assert (*counts, plan.device) == (embed, train, serve, device)
+
+
+@pytest.mark.parametrize("nodes", CLUSTERS)
+def test_workers_fit_and_leave_room_for_the_small_tasks_on_their_nodes(nodes):
+    plan = plan_workers(nodes, Settings())
+    for stage in (plan.embed, plan.train, plan.serve):
+        assert fits(nodes, stage) >= stage.workers
+        working = [n for n in nodes if (n.gpus if stage.gpus else n.cpus)]
+        for node in working:
+            held = stage.cpus * min(stage.per_node, stage.workers)
+            assert node.cpus - held >= plan.task_cpus > 0
+
+
+def test_three_small_nodes_hold_one_worker_each():
+    plan = plan_workers(THREE, Settings())
+    assert (plan.embed.per_node, plan.train.per_node, plan.serve.per_node) == (1, 1, 1)
+    assert plan.embed.cpus == 1
+
+
+def test_gpu_workers_reserve_one_gpu_and_use_half_precision_but_train_does_not():
+    plan = plan_workers(HEAD0, Settings())
+    assert (plan.embed.gpus, plan.embed.dtype, plan.train.dtype) == (
+        1,
+        "float16",
+        "float32",
+    )
+
+
+def test_what_may_come_counts_where_it_is_more_than_what_is_there():
+    head = [Node("head", 0, is_head=True)]
+    plan = plan_workers(head, Settings(), grow_to={"CPU": 48, "GPU": 4})
+    assert (plan.embed.workers, plan.device) == (4, "cuda")
+    assert fits(head, plan.embed) == 0
+    there = plan_workers(HEAD0, Settings(), grow_to={"CPU": 8, "GPU": 0})
+    assert there.embed.workers == 4
+
+
+def test_every_number_can_be_overridden():
+    settings = Settings(
+        embed_workers=5, embed_cpus=0.25, embed_batch_size=7, train_workers=3,
+        train_cpus=0.5, train_batch_size=11, replicas=2, replica_cpus=0.75,
+        dtype="bfloat16",
+    )  # fmt: skip
+    plan = plan_workers(THREE, settings)
+    embed, train, serve = plan.embed, plan.train, plan.serve
+    assert (embed.workers, embed.cpus, embed.batch_size) == (5, 0.25, 7)
+    assert (train.workers, train.cpus, train.batch_size) == (3, 0.5, 11)
+    assert (serve.workers, serve.cpus, embed.dtype) == (2, 0.75, "bfloat16")
+    assert embed.per_node == 2  # five workers on three nodes
+    halves = plan_workers(WORKSTATION, Settings(gpus_per_worker=0.5))
+    assert (halves.embed.workers, halves.embed.gpus) == (2, 0.5)
+
+
+def test_a_gpu_is_refused_where_there_is_none_and_left_alone_if_not_wanted():
+    with pytest.raises(ClusterError, match="no node has a GPU"):
+        plan_workers(LAPTOP, Settings(use_gpu="yes"))
+    assert plan_workers(WORKSTATION, Settings(use_gpu="no")).device == "cpu"
+
+
+def test_an_accelerator_that_no_node_has_is_refused_on_a_fixed_cluster():
+    nodes = [Node("a", 8, 1, accelerators=("T4",))]
+    settings = Settings(accelerator_type="L4")
+    with pytest.raises(ClusterError, match="L4") as caught:
+        plan_workers(nodes, settings)
+    assert "T4" in caught.value.where
+    growing = plan_workers(nodes, settings, grow_to={"CPU": 16, "GPU": 3})
+    assert (growing.embed.workers, growing.accelerator_type) == (2, "L4")
+
+
+def test_a_cluster_without_a_whole_cpu_is_refused():
+    with pytest.raises(ClusterError, match="whole CPU"):
+        plan_workers([Node("a", 0.5)], Settings())
+
+
+def test_fits_counts_node_by_node():
+    nodes = [Node("a", 0.5), Node("b", 0.5), Node("c", 0.5)]
+    stage = StagePlan(1, 1, 1.0, 0, 1, 1, "float32")
+    assert fits(nodes, stage) == 0
+    assert fits([Node("a", 1.5)], stage) == 1
