@@ -5,6 +5,7 @@ embeds with CLIP, `Predictor` classifies and searches.
 """
 
 import asyncio
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TOP_BREEDS = 5
 HEALTH_TIMEOUT_S = 5
+ONGOING_REQUESTS = 64  # of an ingress: most of them wait for somebody's web server
 QUEUED_REQUESTS = 256  # more than that are answered 503 at once
 IMAGES = "/images/"
 
@@ -48,6 +50,9 @@ class Encoder:
             towers=("image", "text"),
         )
         self.node = this_node()
+        # Answers name the unknown words. Python remembers every warning it shows, and
+        # a service would remember every text.
+        warnings.filterwarnings("ignore", message="the model has never seen")
         batched: tuple[Any, ...] = (self.image, self.text)
         for method in batched:
             method.set_max_batch_size(plan.serve.batch_size)
@@ -247,15 +252,19 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
         # one is computed while the next one collects.
         "max_ongoing_requests": 2 * stage.batch_size,
     }
+    waiting = common | {
+        "max_ongoing_requests": ONGOING_REQUESTS,
+        "max_queued_requests": QUEUED_REQUESTS,
+    }
     small = {"num_cpus": beside(stage)}
     model: dict[str, Any] = {"num_cpus": stage.cpus, "num_gpus": stage.gpus}
     if plan.accelerator_type:
         model["accelerator_type"] = plan.accelerator_type
     encoder = serve.deployment(ray_actor_options=model, **common)(Encoder)
     predictor = serve.deployment(ray_actor_options=small, **common)(Predictor)
-    ingress = serve.deployment(
-        ray_actor_options=small, max_queued_requests=QUEUED_REQUESTS, **common
-    )(serve.ingress()(Ingress))
+    ingress = serve.deployment(ray_actor_options=small, **waiting)(
+        serve.ingress()(Ingress)
+    )
     return ingress.bind(
         settings,
         load_preprocessing(settings.model, settings.model_revision),

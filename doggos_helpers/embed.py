@@ -99,9 +99,9 @@ class Embedder:
         vectors = np.zeros((len(bad), self.encoder.dimension), np.float32)
         if not bad.all():
             vectors[~bad] = self.encoder.encode_images(batch[PIXELS][~bad])
-        embedding = pa.FixedSizeListArray.from_arrays(
-            pa.array(vectors.ravel()), vectors.shape[1], mask=pa.array(bad)
-        )
+        # Not a fixed-size list: Parquet can't read one back that holds nulls.
+        lists = [None if b else v for v, b in zip(vectors, bad, strict=True)]
+        embedding = pa.array(lists, pa.list_(pa.float32()))
         kept = {name: pa.array(batch[name]) for name in (PATH, CLASS, SPLIT, SIZE)}
         reasons = [reason or None for reason in batch[REASON]]
         return pa.table(
@@ -232,10 +232,11 @@ def _stored(folder: Path, manifest: Manifest) -> "pa.Table | None":
         *(folder / PENDING).rglob("*.parquet"),
     ]:
         try:
-            piece = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError):  # half-written by an interrupted run
+            pq.read_metadata(file)
+        except pa.ArrowInvalid:  # no footer: half-written by an interrupted run
             file.unlink()
             continue
+        piece = pq.read_table(file)
         if NODE not in piece.column_names:
             piece = piece.append_column(NODE, pa.nulls(piece.num_rows, pa.string()))
         pieces.append(piece)
@@ -354,9 +355,8 @@ def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
     if split:
         keep = pc.and_(keep, pc.equal(table[SPLIT], split))
     table = table.filter(keep).combine_chunks()
-    column = table[EMBEDDING].combine_chunks()
-    width = column.type.list_size
-    vectors = column.flatten().to_numpy().reshape(-1, width)
+    flat = table[EMBEDDING].combine_chunks().flatten().to_numpy()
+    vectors = flat.reshape(table.num_rows, len(flat) // max(1, table.num_rows))
     text = (np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT))
     return Embeddings(*text, vectors=vectors)
 

@@ -1,6 +1,7 @@
 """Serving: building the application, starting it on Ray Serve, and stopping it."""
 
 import dataclasses
+import logging
 import signal
 import socket
 import threading
@@ -71,6 +72,7 @@ def start(settings: Settings, cluster: Cluster) -> Service:
         ClusterError: The nodes can't hold the replicas.
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     embeddings_file(settings)
     app = application(settings, cluster.plan, _champion(settings))
     stage = cluster.plan.serve

@@ -143,3 +143,115 @@ def bars(values: Mapping[str, float], label: str) -> "Figure":
     axis.set_xlabel(label)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def latency_histogram(
+    reports: Mapping[str, Mapping[str, Any]], bins: int = 30
+) -> "Figure":
+    """Draw the latencies of load tests above each other, with their p50 and p95.
+
+    Args:
+        reports: From `loadtest.send_load`, by the title to give each.
+        bins: Bars over the range that all of them share.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.9 * len(reports)), layout="constrained")
+    axes = figure.subplots(len(reports), 1, sharex=True, squeeze=False)[:, 0]
+    longest = max(max(r["latencies_ms"], default=1.0) for r in reports.values())
+    edges = np.linspace(0, longest, bins + 1)
+    for axis, (title, report) in zip(axes, reports.items(), strict=True):
+        axis.hist(report["latencies_ms"], bins=edges, color="#4477aa")
+        for name, style in (("p50", "-"), ("p95", "--")):
+            at = report["latency_ms"].get(name, np.nan)
+            label = f"{name} {at:.0f} ms"
+            axis.axvline(at, color="#cc3311", linestyle=style, label=label)
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.set_ylabel("replies")
+        axis.yaxis.get_major_locator().set_params(integer=True)
+        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("latency (ms)")
+    return figure
+
+
+def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
+    """Draw training and validation loss over the epochs, and mark the best epoch.
+
+    Args:
+        history: One mapping an epoch, with epoch, train_loss and val_loss.
+        classes: How many; the loss of guessing among them is drawn as a line.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [metrics["epoch"] for metrics in history]
+    best = min(history, key=lambda metrics: metrics["val_loss"])
+    figure = new_figure(6.5, 3.6)
+    axis = figure.subplots()
+    for key, label, colour in (
+        ("train_loss", "training", "#4477aa"),
+        ("val_loss", "validation", "#ee6677"),
+    ):
+        values = [metrics[key] for metrics in history]
+        axis.plot(epochs, values, marker="o", ms=3, color=colour, label=label)
+    mark: dict[str, Any] = {"ms": 11, "mfc": "none", "color": "#ee6677"}
+    label = f"best: epoch {best['epoch']}"
+    axis.plot(best["epoch"], best["val_loss"], "o", label=label, **mark)
+    axis.axhline(np.log(classes), color="grey", linestyle=":", label="guessing")
+    axis.set(xlabel="epoch", ylabel="loss (cross-entropy)")
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def confusion_matrix(
+    confusion: Sequence[Sequence[int]], classes: Sequence[str]
+) -> "Figure":
+    """Draw a confusion matrix; the numbers too, where there are 25 classes or fewer.
+
+    Args:
+        confusion: Rows actual, columns predicted.
+        classes: The labels of both.
+    """
+    counts = np.asarray(confusion)
+    size = min(12.0, 2.5 + 0.36 * len(classes))
+    figure = new_figure(size, size)
+    axis = figure.subplots()
+    axis.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()))
+    axis.set(xlabel="predicted", ylabel="actual")
+    if len(classes) <= 60:
+        ticks = np.arange(len(classes))
+        axis.set_xticks(ticks, classes, rotation=90, fontsize=8)
+        axis.set_yticks(ticks, classes, fontsize=8)
+    if len(classes) <= 25:
+        for (i, j), count in np.ndenumerate(counts):
+            colour = "white" if count > counts.max() / 2 else "black"
+            if count:
+                axis.text(j, i, count, ha="center", va="center", color=colour, size=8)
+    return figure
+
+
+def confident_mistakes(
+    settings: Settings, predictions: Any, count: int = 12
+) -> "Figure":
+    """Draw the wrongly classified images with the highest probabilities.
+
+    Args:
+        settings: For the data set.
+        predictions: The data frame of `read_predictions`.
+        count: How many at most.
+    """
+    wrong = predictions[predictions["class"] != predictions["predicted"]]
+    wrong = wrong.sort_values("probability", ascending=False).head(count)
+    if wrong.empty:
+        figure = new_figure(6, 0.8)
+        figure.text(0.5, 0.5, "No mistakes to show.", ha="center", va="center")
+        return figure
+    columns = ("class", "predicted", "probability")
+    titles = [
+        f"{actual}\nsaid: {said}, {probability:.2f}"
+        for actual, said, probability in zip(*(wrong[c] for c in columns), strict=True)
+    ]
+    return sheet(settings, wrong["path"].tolist(), titles, columns=4)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,20 @@ FOLDER = ROOT / "build" / "cluster"
 HOST = "127.0.0.1"
 WORKERS, CPUS = 2, 2
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
-START_S, STOP_S = 180, 20
-TELEMETRY_OFF = {"RAY_USAGE_STATS_ENABLED": "0"}
+START_S, STOP_S = 300, 20
+# Given in advance, so that a node need not wait until its agents have told theirs.
+PORTS = (
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+RESTARTS = 1
+NODE_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",  # 30 are too few on a busy machine
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # else none of several nodes on macOS
+}
 # Runs beside the nodes: importing Ray here would fix this process's token mode.
 WAIT = """
 import sys, time
@@ -102,7 +114,7 @@ def up(
         worker_environment: Variables that only the worker nodes get.
 
     Raises:
-        ClusterFailed: Not all nodes were alive within three minutes.
+        ClusterFailed: Not all nodes were alive within five minutes.
     """
     running = read(folder)
     if running and running.alive():
@@ -111,16 +123,18 @@ def up(
     cluster = _prepare(folder)
     environment = _clean_environment() | cluster.environment
     del environment["RAY_ADDRESS"]
+    theirs = environment | dict(worker_environment or {})
+
+    def start_worker(number: int) -> None:
+        log = folder / f"worker-{number}.log"
+        address = [f"--address={cluster.address}"]
+        _start(cluster, number, log, worker_python, address, theirs)
+
     try:
         _start_head(cluster, folder, environment)
         for number in range(1, workers + 1):
-            _start_worker(
-                cluster,
-                folder / f"worker-{number}.log",
-                worker_python,
-                environment | dict(worker_environment or {}),
-            )
-        _wait(cluster, folder, environment, workers + 1)
+            start_worker(number)
+        _wait(cluster, folder, environment, start_worker)
     except BaseException:
         down(folder)
         raise
@@ -193,7 +207,7 @@ def _start_head(
         f"--temp-dir={cluster.temp_dir}",
     ]
     log = folder / "head.log"
-    _start(cluster, log, sys.executable, options, environment)
+    _start(cluster, 0, log, sys.executable, options, environment)
     host, _, port = cluster.address.partition(":")
     deadline = time.monotonic() + START_S
     while True:
@@ -204,28 +218,23 @@ def _start_head(
         time.sleep(0.2)
 
 
-def _start_worker(
-    cluster: LocalCluster, log: Path, python: str, environment: Mapping[str, str]
-) -> None:
-    _start(cluster, log, python, [f"--address={cluster.address}"], environment)
-
-
 def _start(
     cluster: LocalCluster,
+    number: int,
     log: Path,
     python: str,
     options: Sequence[str],
     environment: Mapping[str, str],
 ) -> None:
-    """Start one node and note its process in the state file."""
-    agent_port = _free_ports(1)[0]
+    """Start a node and note its process in the state file, in place `number`."""
+    ports = _free_ports(len(PORTS))
     command = [
         *(python, "-m", "ray.scripts.scripts", "start", "--block", *options),
         f"--node-ip-address={HOST}",
         f"--num-cpus={CPUS}",
         "--num-gpus=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
-        f"--dashboard-agent-listen-port={agent_port}",
+        *(f"--{name}={port}" for name, port in zip(PORTS, ports, strict=True)),
         *("--min-worker-port=0", "--max-worker-port=0"),
     ]
     with open(log, "w") as output:
@@ -239,15 +248,20 @@ def _start(
             start_new_session=True,  # Ctrl-C in the terminal is not for the cluster
         )
     process = psutil.Process(started.pid)
-    cluster.processes.append((started.pid, process.create_time()))
+    noted = [(started.pid, process.create_time())]
+    cluster.processes[number : number + 1] = noted
     state = log.parent / "state.json"
     state.write_text(json.dumps(asdict(cluster), indent=2))
 
 
 def _wait(
-    cluster: LocalCluster, folder: Path, environment: Mapping[str, str], nodes: int
+    cluster: LocalCluster,
+    folder: Path,
+    environment: Mapping[str, str],
+    start_worker: Callable[[int], None],
 ) -> None:
-    """Return once all nodes are alive."""
+    """Return once all nodes are alive; start a worker again that gave up."""
+    nodes, restarts = len(cluster.processes), RESTARTS
     command = [sys.executable, "-c", WAIT, cluster.address, str(nodes)]
     with open(folder / "wait.log", "w") as log:
         waiting = subprocess.Popen(
@@ -256,8 +270,12 @@ def _wait(
     try:
         deadline = time.monotonic() + START_S
         while waiting.poll() is None:
-            if time.monotonic() > deadline or not cluster.alive():
+            dead = [i for i, p in enumerate(cluster.processes) if not _ours(*p)]
+            if time.monotonic() > deadline or 0 in dead or len(dead) > restarts:
                 raise ClusterFailed(f"not all {nodes} nodes came up{_tail(folder)}")
+            for number in dead:
+                restarts -= 1
+                start_worker(number)
             time.sleep(0.2)
         if waiting.returncode:
             raise ClusterFailed(f"can't ask the cluster{_tail(folder)}")
@@ -269,8 +287,7 @@ def _wait(
 def _clean_environment() -> dict[str, str]:
     """Leave out what would make the nodes join or imitate another Ray."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    # Without the last one, Ray refuses several nodes on macOS.
-    return kept | TELEMETRY_OFF | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+    return kept | NODE_VARIABLES
 
 
 def _ours(pid: int, started: float) -> psutil.Process | None:
@@ -323,7 +340,9 @@ def main(arguments: Sequence[str]) -> int:
     for name, value in cluster.environment.items():
         print(f"export {name}={shlex.quote(value)}")
     if command == "up":
-        print(f"# Dashboard: http://{cluster.dashboard}. To end them: make cluster-down")
+        print(
+            f"# Dashboard: http://{cluster.dashboard}. To end them: make cluster-down"
+        )
     return 0
 
 

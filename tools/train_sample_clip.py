@@ -34,7 +34,7 @@ from doggos_helpers.sample.traits import (
     combinations,
 )
 
-SIZE, PATCH = 112, 14
+SIZE, PATCH = 112, 16
 PART = 200
 TOKENS = 32
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
@@ -61,7 +61,9 @@ def visible(values: Mapping[str, str], view: str, occluded: bool) -> list[str]:
     return [name for name in values if name not in hidden]
 
 
-def draw_training(task: tuple[int, int, int]) -> tuple[np.ndarray, list[dict[str, str]]]:
+def draw_training(task: tuple[int, int, int]) -> tuple[
+    np.ndarray, list[dict[str, str]]
+]:
     """Draw pictures first to last of a seed, preprocessed; runs in a worker."""
     from PIL import Image
 
@@ -182,8 +184,8 @@ def build_model(words: int, seed: int) -> Any:
     )
     vision = dict(
         hidden_act="gelu",
-        hidden_size=192,
-        intermediate_size=576,
+        hidden_size=128,
+        intermediate_size=384,
         num_hidden_layers=4,
         num_attention_heads=4,
         image_size=SIZE,
@@ -275,12 +277,15 @@ class Batches:
     """Draws batches from a pool."""
 
     def __init__(self, pool: Pool, tokenizer: Any, size: int, seed: int) -> None:
+        """Prepare to draw."""
         self.pool, self.tokenizer, self.size = pool, tokenizer, size
         self.seed = seed
         self.codes = np.array(
             [[list(WORDS[k]).index(row[k]) for k in KEYS] for row in pool.rows]
         )
-        self.seen = np.array([[k in r["seen"].split() for k in KEYS] for r in pool.rows])
+        self.seen = np.array(
+            [[k in r["seen"].split() for k in KEYS] for r in pool.rows]
+        )
 
     def draw(self, step: int) -> Batch:
         """Return the batch of a step: the same for the same seed."""
@@ -485,7 +490,8 @@ def finish(
         "machine": f"{platform.machine()}, {args.threads} threads"
         if not torch.cuda.is_available()
         else torch.cuda.get_device_name(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "zero_shot": accuracy,
         "loss": state["curve"],
@@ -502,7 +508,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=800)
     parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--minutes", type=float, default=60, help="stop by then")
-    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--every", type=int, default=300, help="steps a checkpoint")
     parser.add_argument("--seed", type=int, default=0)

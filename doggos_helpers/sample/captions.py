@@ -105,6 +105,7 @@ def caption(facts: Mapping[str, str], rng: Random) -> str:
 def _with(parts: Sequence[str], rng: Random) -> str:
     if not parts:
         return ""
+    # The tokenizer knows no comma: so an unknown token learns to mean nothing.
     joint = " and " if len(parts) < 3 else rng.choice((" , ", " and "))
     return f"with {joint.join(parts)}"
 

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from doggos_helpers.sample.body import POSES, draw_dog
+from doggos_helpers.sample.body import SideBody
+from doggos_helpers.sample.canvas import Canvas, Layers
+from doggos_helpers.sample.front import FrontBody
 from doggos_helpers.sample.scenes import SCENES, foreground, paint_scene
-from doggos_helpers.sample.shapes import Canvas, Layers, ellipse
+from doggos_helpers.sample.shapes import ellipse
 from doggos_helpers.sample.traits import Dog
+
+POSES = ("lying", "running", "sitting", "standing")
 
 LIGHTS: dict[str, tuple[float, float, float]] = {
     "day": (1.0, 1.0, 1.0),
@@ -72,7 +76,8 @@ def render(dog: Dog, frame: Framing, rng: Random) -> np.ndarray:
     """Draw the picture and return its pixels, ``uint8 [height, width, 3]``."""
     canvas = Canvas(frame.width, frame.height)
     tall = frame.height
-    body = draw_dog(dog, frame.pose, frame.view, rng)
+    kind = FrontBody if frame.view == "front" else SideBody
+    body = kind(dog, frame.pose, frame.view, rng).draw()
     left, low, right, top = body.bounds()
     square = min(frame.width, frame.height)
     unit = frame.scale * square / max((right - left) / 1.04, top - min(low, 0))

@@ -1,19 +1,16 @@
-"""Smooth closed outlines, and the layers and canvas that paint them.
+"""Smooth outlines: arrays ``[n, 2]`` of points, y upwards.
 
-Outlines are arrays ``[n, 2]`` of points, y upwards. Drawing happens in two steps:
-shapes are collected in `Layers` in units of their own, then painted on a `Canvas`.
+Curves are Catmull-Rom splines; a limb is a chain of points with a radius at each; fur
+is a fringe along an outline.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Points = NDArray[np.float64]
-Colour = tuple[float, float, float]
 
 
 def spline(points: ArrayLike, steps: int = 7) -> Points:
@@ -119,146 +116,3 @@ def fringed(
     shape = np.interp(phase, (0, 0.6, 1), (0, 1, 0)) ** 1.25
     lift = out * 0.85 + (-0.55, -0.4)  # hair lies backwards and down
     return p + lift * (depth * high * shape)[:, None]
-
-
-@dataclass
-class Op:
-    """One thing to paint: an outline, how, and where it is clipped to."""
-
-    kind: str
-    points: Points
-    colour: Colour
-    alpha: float = 1.0
-    clip: Points | None = None
-    width: float = 0.0
-    shift: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass
-class Layers:
-    """Shapes collected from back to front."""
-
-    ops: list[Op] = field(default_factory=list)
-
-    def fill(
-        self,
-        points: Points,
-        colour: Colour,
-        clip: Points | None = None,
-        alpha: float = 1.0,
-        edge: float = 0.0,
-    ) -> Points:
-        """Add a filled outline, with an edge of that width a shade darker."""
-        self.ops.append(Op("fill", points, colour, alpha, clip, edge))
-        return points
-
-    def shade(
-        self,
-        points: Points,
-        shift: tuple[float, float],
-        colour: Colour = (0.1, 0.08, 0.2),
-        alpha: float = 0.16,
-    ) -> None:
-        """Darken the part of an outline that its shifted copy leaves uncovered."""
-        self.ops.append(Op("shade", points, colour, alpha, points, 0, shift))
-
-    def line(
-        self,
-        points: Points,
-        colour: Colour,
-        width: float,
-        clip: Points | None = None,
-        alpha: float = 1.0,
-    ) -> None:
-        """Add an open line with round ends."""
-        self.ops.append(Op("line", points, colour, alpha, clip, width))
-
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Return left, bottom, right and top of everything that is filled."""
-        every = np.concatenate([o.points for o in self.ops if o.clip is None])
-        (x0, y0), (x1, y1) = every.min(0), every.max(0)
-        return float(x0), float(y0), float(x1), float(y1)
-
-
-class Canvas:
-    """Pixels that layers are painted on, with anti-aliasing."""
-
-    def __init__(self, width: int, height: int) -> None:
-        from matplotlib.backends.backend_agg import RendererAgg
-
-        self.width, self.height = width, height
-        self._agg = RendererAgg(width, height, 72)
-        # Agg knows its last clip path by address alone: none may be freed meanwhile.
-        self._kept: list[dict[int, Any]] = []
-
-    def paint(
-        self,
-        layers: Layers,
-        scale: float,
-        offset: tuple[float, float] = (0, 0),
-        mirror: bool = False,
-    ) -> None:
-        """Paint layers; a unit is ``scale`` pixels, the origin at ``offset``."""
-        factor = np.array([-scale if mirror else scale, scale])
-        clips: dict[int, Any] = {}
-        self._kept.append(clips)
-        for op in layers.ops:
-            self._paint(op, factor, np.asarray(offset, float), clips)
-
-    def _paint(
-        self, op: Op, factor: Points, offset: Points, clips: dict[int, Any]
-    ) -> None:
-        from matplotlib.path import Path
-        from matplotlib.transforms import IdentityTransform, TransformedPath
-
-        still = IdentityTransform()
-        context = self._agg.new_gc()
-        context.set_antialiased(True)
-        context.set_alpha(op.alpha)
-        points = op.points * factor + offset
-        if op.clip is not None:
-            key = id(op.clip)
-            if key not in clips:
-                path = Path(_closed(op.clip * factor + offset))
-                clips[key] = TransformedPath(path, still)
-            context.set_clip_path(clips[key])
-        unit = abs(float(factor[1]))
-        rgb: Any = op.colour
-        if op.kind == "line":
-            context.set_linewidth(max(op.width * unit, 0.6))
-            context.set_capstyle("round")
-            context.set_joinstyle("round")
-            context.set_foreground((*op.colour, op.alpha))
-            path, rgb = Path(points), None
-        elif op.kind == "shade":
-            moved = (points + np.asarray(op.shift) * factor)[::-1]
-            path = _compound(points, moved)
-            context.set_linewidth(0)
-        else:
-            path = Path(_closed(points))
-            context.set_linewidth(op.width * unit)
-            context.set_joinstyle("round")
-            context.set_foreground((*(0.72 * c for c in op.colour), op.alpha))
-        self._agg.draw_path(context, path, still, rgb)
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return the picture as ``uint8 [height, width, 3]``."""
-        return np.asarray(self._agg.buffer_rgba())[..., :3].copy()
-
-    def backdrop(self, rows: Points) -> None:
-        """Set a colour a row, from the top: ``float [height, 3]``, 0 to 1."""
-        buffer = np.asarray(self._agg.buffer_rgba())
-        buffer[..., :3] = np.clip(rows * 255, 0, 255).astype(np.uint8)[:, None]
-        buffer[..., 3] = 255
-
-
-def _closed(points: Points) -> Points:
-    return np.concatenate([points, points[:1]])
-
-
-def _compound(outer: Points, inner: Points) -> Any:
-    from matplotlib.path import Path
-
-    codes = [Path.MOVETO] + [Path.LINETO] * len(outer)
-    codes += [Path.MOVETO] + [Path.LINETO] * len(inner)
-    return Path(np.concatenate([_closed(outer), _closed(inner)]), codes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from random import Random
 
-from doggos_helpers.sample.shapes import Colour
+from doggos_helpers.sample.canvas import Colour
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "coat": ("black", "brown", "golden", "grey", "red", "white"),

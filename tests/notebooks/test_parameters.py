@@ -9,10 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-PARAMETERS = '''dataset: str = ""  # empty: DOGGOS_DATASET, else the sample
+PARAMETERS = """dataset: str = ""  # empty: DOGGOS_DATASET, else the sample
 use_gpu: str = ""  # yes, no, empty: where there is one
 epochs: int = 0  # 0: DOGGOS_EPOCHS, else the default
-seed: str = ""  # empty: DOGGOS_SEED, else 0'''
+seed: str = ""  # empty: DOGGOS_SEED, else 0"""
 USE = """import json
 from doggos_helpers.config import Settings
 settings = Settings.given(dataset=dataset, use_gpu=use_gpu, epochs=epochs, seed=seed)

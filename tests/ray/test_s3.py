@@ -13,7 +13,7 @@ from doggos_helpers.sample import write_dataset
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s3") / "dogs"
-    write_dataset(folder, images_per_breed=6, seed=4)
+    write_dataset(folder, images_per_breed=7, seed=4)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -6,7 +6,6 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,7 +21,7 @@ from doggos_helpers.embed import embed, read_embeddings
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
 from doggos_helpers.fetch import MAX_BYTES
 from doggos_helpers.loadtest import read_test_images, send_load
-from doggos_helpers.serve import ServeSettings, curl_line, start, stop
+from doggos_helpers.serve import ServeSettings, Service, curl_line, start, stop
 
 CLASSES = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
 JPEG = "test/basset/0.jpg"
@@ -227,9 +226,8 @@ def test_health_and_page_answer_and_the_page_loads_nothing_from_elsewhere(app):
 
 
 def test_the_curl_line_names_an_image_that_the_app_has(app):
-    service = start(app.settings, app.cluster)  # starting again updates the app
-    assert service.started_serve and service.url == app.url
-    url = re.search(r'"url": "([^"]+)"', curl_line(app.settings, service))
+    line = curl_line(app.settings, Service(app.url, "tested", True))
+    url = re.search(r'"url": "([^"]+)"', line)
     assert url and app.client.get(url[1]).status_code == 200
 
 
@@ -294,22 +292,6 @@ def test_health_says_when_the_encoder_is_gone_and_when_it_is_back(app):
     assert set(statuses) <= {200, 503}
 
 
-def test_stop_ends_our_app_and_leaves_the_one_of_somebody_else(app):
-    @serve.deployment(ray_actor_options={"num_cpus": 0})
-    class Other:
-        def __call__(self) -> str:
-            return "here"
-
-    serve.run(Other.bind(), name="other", route_prefix="/other")
-    service = start(app.settings, app.cluster)
-    stop(service)
-    assert list(serve.status().applications) == ["other"]
-    with ThreadPoolExecutor(1):
-        assert app.client.get("/other").text == "here"
-    start(app.settings, app.cluster)
-    serve.delete("other")
-
-
 def test_a_port_that_is_taken_is_named(app):
     from doggos_helpers.serve import _check_port
 
@@ -319,34 +301,29 @@ def test_a_port_that_is_taken_is_named(app):
     assert caught.value.exit_code == 7
 
 
-def test_a_serve_file_builds_the_same_app_from_settings_alone(app):
-    """What `serve deploy` sends, without its command: the same call of the client."""
+def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
+    """`deploy_apps` is what `serve deploy` calls, without its command."""
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
-    given = app.settings.model_dump(include=app.settings.model_fields_set)
-    config = {
-        "applications": [
-            {
-                "name": app.settings.app_name,
-                "route_prefix": "/",
-                "import_path": "doggos_helpers.serve:build_app",
-                "args": given,
-            }
-        ]
-    }
+    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    class Other:
+        def __call__(self) -> str:
+            return "here"
+
     before = app.client.post("/predict/", json={"url": own(app)}).json()
-    client = _get_global_client()
-    client.deploy_apps(ServeDeploySchema.model_validate(config), _blocking=True)
+    serve.run(Other.bind(), name="other", route_prefix="/other")
+    stop(Service(app.url, app.settings.app_name, started_serve=True))
+    assert list(serve.status().applications) == ["other"]
+    assert app.client.get("/other").text == "here"
+    serve.delete("other")
+    file = {
+        "name": app.settings.app_name,
+        "route_prefix": "/",
+        "import_path": "doggos_helpers.serve:build_app",
+        "args": app.settings.model_dump(include=app.settings.model_fields_set),
+    }
+    config = ServeDeploySchema.model_validate({"applications": [file]})
+    _get_global_client().deploy_apps(config, _blocking=True)
     after = app.client.post("/predict/", json={"url": own(app)})
     assert after.status_code == 200 and after.json() == before
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):  # until tests/ray/conftest.py has it
-    from doggos_helpers.cluster import connect, disconnect
-    from doggos_helpers.config import Settings
-
-    settings = Settings(address="local", storage=str(tmp_path_factory.mktemp("s")))
-    yield settings, connect(settings)
-    disconnect()

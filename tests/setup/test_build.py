@@ -15,13 +15,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = "ray[data]==2.60.0\ntorch==2.13.0\ndoggodep==1.0\n"
 # Builds an editable wheel without setuptools, which no index could give here.
-BACKEND = '''
+BACKEND = """
 import shutil
 def build_editable(folder, config_settings=None, metadata_directory=None):
     name = "doggos_helpers-0.1-py3-none-any.whl"
     shutil.copy("editable/" + name, folder)
     return name
-'''
+"""
 
 
 def write_wheel(folder: Path, name: str, version: str, *files: str) -> Path:

@@ -1,5 +1,6 @@
 import hashlib
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -148,7 +149,8 @@ def test_the_table_has_a_row_for_each_image(drawn):
 
 
 def test_sizes_formats_and_orientations(drawn):
-    table = {r["path"]: r for r in pq.read_table(drawn / "attributes.parquet").to_pylist()}
+    rows = pq.read_table(drawn / "attributes.parquet").to_pylist()
+    table = {row["path"]: row for row in rows}
     for path, row in table.items():
         with Image.open(drawn / path) as image:
             image.load()
@@ -176,11 +178,10 @@ def test_exif_orientation_undoes_the_turn(orientation):
         data, suffix, found, _ = dataset.encode(pixels, Random(seed))
         if suffix == "jpg" and found == orientation:
             break
-    import io
-
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert image.size == (400, 300)
-    assert np.asarray(image)[:40, :60].mean() > 240 > 10 > np.asarray(image)[100:].mean()
+    back = np.asarray(image)
+    assert back[:40, :60].mean() > 240 > 10 > back[100:].mean()
 
 
 def test_same_seed_same_bytes_whatever_the_workers(drawn, tmp_path):
@@ -294,7 +295,7 @@ def test_tokens_of_its_own(clip):
 
 def test_padding_does_not_change_a_text(clip):
     short = "a black dog"
-    padded = embed_texts(clip, [short, "a photo of a fluffy dog with long ears on sand"])
+    padded = embed_texts(clip, [short, "a photo of a fluffy dog with a bushy tail"])
     assert np.allclose(embed_texts(clip, [short])[0], padded[0], atol=1e-5)
 
 
@@ -366,8 +367,8 @@ def test_zero_shot_by_words_is_well_above_chance(trainer, clip, fresh, key):
     values = list(WORDS[key])
     texts = embed_texts(clip, [prompt(key, value) for value in values])
     guess = (images @ texts.T).argmax(1)
-    right = np.mean([values[g] == row[key] for g, row in zip(guess, rows, strict=True)])
-    assert right > 0.7
+    truth = [values.index(row[key]) for row in rows]
+    assert np.mean(guess == truth) > 0.7
 
 
 @pytest.fixture(scope="module")

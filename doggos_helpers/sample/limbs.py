@@ -1,0 +1,249 @@
+"""Draws the legs and the tail of a dog, its spots and the texture of its fur."""
+
+from random import Random
+
+import numpy as np
+
+from doggos_helpers.sample.canvas import Layers, toned
+from doggos_helpers.sample.shapes import (
+    Points,
+    blob,
+    curve,
+    ellipse,
+    fringed,
+    limb,
+    spline,
+    turned,
+)
+from doggos_helpers.sample.traits import Dog
+
+Chain = list[tuple[float, float]]
+_FRONT, _HIND = [0.125, 0.085, 0.06, 0.056], [0.19, 0.12, 0.058, 0.056]
+
+
+class Limbs:
+    """A body in the making, and its legs and tail."""
+
+    def __init__(self, dog: Dog, pose: str, view: str, rng: Random) -> None:
+        """Start with no layers yet."""
+        self.dog, self.pose, self.view, self.rng = dog, pose, view, rng
+        self.b = dog.build
+        self.layers = Layers()
+        self.far = toned(dog.coat, 0.74)
+        self.angle, self.up, self.tilt = 0.0, 0.0, 0.0
+        self.origin, self.head = np.zeros(2), np.zeros(2)
+
+    def place(self, points: object) -> Points:
+        """Return points of the torso (x along the spine, belly at 0) in the world."""
+        return turned(np.asarray(points, float), self.angle) + self.origin
+
+    def _leg(self, points: object, radii: list[float], far: bool) -> None:
+        pts = np.asarray(points, float)
+        wide = [r * self.b.bulk for r in radii]
+        outline = limb(pts, wide)
+        if self.dog.fur != "smooth":
+            outline = self._haired(outline, 0.55)
+        colour = self.far if far else self.dog.coat
+        foot = pts[-1]
+        r = wide[-1]
+        paw = ellipse(foot[0] + 0.45 * r, foot[1] - 0.15 * r, 1.45 * r, 0.85 * r)
+        paw_colour = colour
+        if self._socks():
+            paw_colour = toned(self.dog.pale, 0.78 if far else 1.0)
+        self.layers.fill(paw, paw_colour, edge=0.012)
+        self.layers.fill(outline, colour, edge=0.012 if far else 0.0)
+        if self._socks():
+            top = 0.5 * (pts[-1] + pts[-2])
+            low = limb([top, pts[-1], 2 * pts[-1] - top], [0.2, 0.2, 0.2])
+            self.layers.fill(low, paw_colour, outline)
+        elif self.dog.pattern == "spotted" and not far:
+            for k in (0.35, 0.7):
+                x, y = pts[-2] * (1 - k) + pts[-1] * k + self.rng.gauss(0, 0.012)
+                patch = blob(x, y, 0.03, self.rng)
+                self.layers.fill(patch, self.dog.dark, outline)
+        toes = [(foot[0] + k * r, foot[1] - 0.5 * r) for k in (0.7, 1.2)]
+        for x, y in toes:
+            mark = np.array([(x, y), (x + 0.06 * r, y + 0.55 * r)])
+            self.layers.line(mark, toned(paw_colour, 0.6), 0.012, alpha=0.7)
+
+    def _legs(self, far: bool) -> None:
+        """Draw a front leg and a hind leg: the near ones, or those behind."""
+        shift = 0.11 if far else 0.0
+        ground = 0.035 * self.b.bulk + (0.025 if far else 0.0)
+        body, chest = self.b.body, self.b.chest
+        shoulder = self.place([(0.25 * body + shift, 0.36 * chest)])[0]
+        hip = self.place([(-0.35 * body + shift, 0.45 * chest)])[0]
+        if self.pose == "running":
+            front, hind = self._stride(shoulder, hip, -0.14 if far else 0.0)
+        elif self.pose == "standing":
+            front, hind = self._stance(shoulder, hip, ground)
+        else:
+            front, hind = self._rest(shoulder, shift, ground), None
+        self._leg(front, _FRONT, far)
+        if hind is not None:
+            self._leg(hind, _HIND, far)
+        elif not far and self.pose == "lying":
+            self._haunch(hip[0] + 0.02, max(0.48 * chest, 0.12))
+        elif not far:
+            self._haunch(hip[0] + 0.06, 0.45 * chest)
+
+    def _rest(self, shoulder: Points, shift: float, ground: float) -> Chain:
+        """Return the front leg of a dog that lies or sits."""
+        x, y = shoulder
+        if self.pose == "sitting":
+            return [
+                (x, y), (x - 0.02, 0.55 * y), (x + 0.02, 0.25 * y), (x + 0.03, ground)
+            ]
+        reach = 0.16 + 0.45 * self.b.leg
+        return [
+            (x, y), (x - 0.02, 0.1), (x + 0.5 * reach, 0.07),
+            (x + reach + shift, ground + 0.02),
+        ]
+
+    def _stride(self, shoulder: Points, hip: Points, s: float) -> tuple[Chain, Chain]:
+        """Return the legs of a running dog, shifted by `s`."""
+        x, y = shoulder
+        leg = max(self.b.leg, 0.2)
+        front = [
+            (x, y), (x + 0.14 + s, y - 0.3 * leg), (x + 0.32 + s, 0.62 * leg),
+            (x + 0.2 + 0.55 * leg + s, 0.42 * leg + s * 0.5),
+        ]
+        x, y = hip
+        hind = [
+            (x, y), (x - 0.06 + s, 0.95 * leg), (x - 0.26 + s, 0.72 * leg),
+            (x - 0.2 - 0.6 * leg + s, 0.36 * leg),
+        ]
+        return front, hind
+
+    def _stance(
+        self, shoulder: Points, hip: Points, ground: float
+    ) -> tuple[Chain, Chain]:
+        """Return the legs of a standing dog."""
+        leg, lean = self.b.leg, self.rng.gauss(0, 0.03)
+        x, y = shoulder
+        front = [
+            (x, y), (x - 0.02, leg * 0.95), (x + 0.01 + lean, leg * 0.45),
+            (x + 0.02 + lean, ground),
+        ]
+        x, y = hip
+        hind = [
+            (x, y), (x + 0.05, leg * 0.9), (x - 0.09 + lean, leg * 0.42),
+            (x - 0.05 + lean, ground),
+        ]
+        return front, hind
+
+    def _haunch(self, x: float, y: float) -> None:
+        b = self.b
+        size = 0.5 * b.chest
+        foot = 0.16 + 0.2 * b.leg
+        self._leg(
+            [(x - 0.05, 0.07), (x + 0.5 * foot, 0.06), (x + foot + 0.08, 0.045)],
+            [0.06, 0.06, 0.055], False
+        )
+        thigh = spline(
+            [
+                (x - 0.95 * size, y - 0.3 * size), (x - 0.5 * size, y + 0.75 * size),
+                (x + 0.4 * size, y + 0.75 * size), (x + 1.0 * size, y - 0.1 * size),
+                (x + 0.75 * size, 0.06), (x - 0.4 * size, 0.03)
+            ]
+        )
+        shape = self.layers.fill(self._haired(thigh, 0.5), self.dog.coat)
+        if self.dog.pattern == "spotted":
+            self._spots(shape, 4, 0.04)
+        if self.dog.pattern in ("saddled", "tricolour"):
+            top = ellipse(x - 0.3 * size, y + 0.9 * size, 0.9 * size, 0.45 * size)
+            self.layers.fill(top, self.dog.dark, shape)
+        self.layers.shade(shape, (-0.03, 0.05), alpha=0.14)
+
+    def _tail(self, base: Points) -> None:
+        pose = self.pose
+        lift = self.rng.uniform(0, 0.4) if pose == "running" else self._lift()
+        x, y = base + (0.02, -0.03) if pose == "sitting" else base
+        chain, radii = self._tail_chain(float(x), float(y), lift)
+        points = np.asarray(chain, float)
+        points[:, 1] = np.maximum(points[:, 1], 0.05)
+        outline = limb(points, radii)
+        dog = self.dog
+        if dog.tail == "bushy":
+            curly = dog.fur == "curly"
+            outline = fringed(outline, self.rng, 0.1, 0.07, curly=curly)
+        else:
+            outline = self._haired(outline, 0.8)
+        back = dog.pattern in ("saddled", "tricolour")
+        tone = toned(dog.dark if back else dog.coat, 0.94)
+        shape = self.layers.fill(outline, tone, edge=0.012)
+        if self._socks() and dog.tail != "docked":
+            x, y = points[-1]
+            self.layers.fill(ellipse(x, y, 0.15, 0.12), dog.pale, shape)
+        self.layers.shade(shape, (0.01, 0.04), alpha=0.14)
+
+    def _lift(self) -> float:
+        lift = self.rng.uniform(0.15, 0.75)
+        if self.pose == "sitting":
+            lift = self.rng.uniform(-0.3, 0.2) + 0.25
+        return lift
+
+    def _tail_chain(self, x: float, y: float, lift: float) -> tuple[Chain, list[float]]:
+        """Return the tail from its root at (x, y), and its radii."""
+        tail, fur = self.dog.tail, self.dog.fur
+        if tail == "docked" and fur == "curly":  # a pompom
+            return (
+                [(x + 0.05, y), (x - 0.07, y + 0.12), (x - 0.1, y + 0.19)],
+                [0.05, 0.07, 0.09],
+            )
+        if tail == "docked":
+            return (
+                [(x + 0.06, y - 0.02), (x - 0.05, y + 0.05), (x - 0.09, y + 0.09)],
+                [0.07, 0.06, 0.05],
+            )
+        if tail == "curled":
+            t = np.linspace(0, 1, 9)
+            angle, r = np.pi * (0.95 - 1.75 * t), 0.19 * (1 - 0.45 * t)
+            ring = (x + (0.1 + r * np.cos(angle)), y + 0.16 + r * np.sin(angle))
+            chain = [(x + 0.03, y - 0.05), *zip(*ring, strict=True)]
+            wide = 0.075 if fur == "fluffy" else 0.052
+            return chain, list(np.linspace(wide, 0.7 * wide, len(chain)))
+        n = 0.62 if tail == "straight" else 0.6
+        tip = (x - n * np.cos(lift), y + n * np.sin(lift))
+        middle = (
+            x - 0.5 * n * np.cos(lift - 0.25), y + 0.5 * n * np.sin(lift - 0.35)
+        )
+        radii = [0.06, 0.042, 0.02] if tail == "straight" else [0.06, 0.13, 0.05]
+        return [(x + 0.06, y - 0.03), middle, tip], radii
+
+    def _haired(self, outline: Points, amount: float = 1.0) -> Points:
+        if self.dog.fur == "fluffy":
+            return fringed(outline, self.rng, 0.09, 0.05 * amount)
+        if self.dog.fur == "curly":
+            return fringed(outline, self.rng, 0.085, 0.04 * amount, curly=True)
+        return outline
+
+    def _socks(self) -> bool:
+        return self.dog.pattern in ("bicolour", "tricolour")
+
+    def _spots(self, clip: Points, count: int, size: float) -> None:
+        (x0, y0), (x1, y1) = clip.min(0), clip.max(0)
+        placed: list[tuple[float, float]] = []
+        for _ in range(count * 3):
+            x, y = self.rng.uniform(x0, x1), self.rng.uniform(y0, y1)
+            if any(np.hypot(x - p, y - q) < 2.3 * size for p, q in placed):
+                continue
+            placed.append((x, y))
+            spot = blob(x, y, size * self.rng.uniform(0.55, 1.15), self.rng)
+            self.layers.fill(spot, self.dog.dark, clip)
+            if len(placed) >= count:
+                return
+
+    def _texture(self, clip: Points) -> None:
+        if self.dog.fur == "smooth":
+            return
+        (x0, y0), (x1, y1) = clip.min(0), clip.max(0)
+        tone = toned(self.dog.coat, 0.8)
+        for _ in range(34):
+            x, y = self.rng.uniform(x0, x1), self.rng.uniform(y0, y1)
+            if self.dog.fur == "curly":
+                a = np.linspace(0, 4.6, 9) + self.rng.random() * 6
+                mark = np.column_stack([x + 0.03 * np.cos(a), y + 0.03 * np.sin(a)])
+            else:
+                mark = curve([(x, y), (x - 0.05, y - 0.02), (x - 0.08, y - 0.07)], 4)
+            self.layers.line(mark, tone, 0.013, clip, alpha=0.7)
