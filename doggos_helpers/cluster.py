@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -177,15 +178,17 @@ def _init(settings: Settings) -> bool:
     """Run `ray.init`; return whether it started a cluster."""
     import ray
 
-    address = settings.address or ray_address()
+    given = settings.address or ray_address()
+    address = given or _running_here()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address != LOCAL:
+    if address and address != LOCAL:
         try:
+            _check_answers(address)
             with _quiet_driver():
-                ray.init(address=address or "auto", **quiet, runtime_env=shipped())
+                ray.init(address=address, **quiet, runtime_env=shipped())
             return False
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if address:
+        except (OSError, RuntimeError, ValueError) as error:
+            if given:
                 raise ClusterError(
                     f"no Ray cluster answers ({str(error).splitlines()[0]})",
                     address,
@@ -196,6 +199,23 @@ def _init(settings: Settings) -> bool:
         ray.init(address=LOCAL, **quiet)
     _tighten_token()
     return True
+
+
+def _running_here() -> str:
+    """Return the address of the last `ray start` on this machine, or nothing.
+
+    It may have ended since. Other programs' private Rays are not looked for.
+    """
+    from ray._private.services import find_bootstrap_address
+
+    return find_bootstrap_address(None) or ""
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextlib.contextmanager

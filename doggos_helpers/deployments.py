@@ -21,6 +21,7 @@ from doggos_helpers.errors import ModelError
 from doggos_helpers.fetch import FetchError, fetch_image
 from doggos_helpers.images import BadImage, Preprocessing, decode, read_bytes
 from doggos_helpers.plan import StagePlan, WorkerPlan
+from doggos_helpers.runs import read_json
 from doggos_helpers.search import SearchIndex
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Encoder:
     async def text(self, texts: list[str]) -> list[tuple[np.ndarray, list[str], str]]:
         """Embed one text; return the embedding, the unknown words and the node."""
         vectors = await asyncio.to_thread(self.clip.encode_texts, texts)
-        unknown = map(self.clip.unknown_words, texts)
+        unknown = [sorted(set(self.clip.unknown_words(text))) for text in texts]
         return [(v, u, self.node) for v, u in zip(vectors, unknown, strict=True)]
 
     def ping(self) -> None:
@@ -240,10 +241,12 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
         champion: The classifier's folder, on storage that every node sees.
 
     Raises:
-        ModelError: The CLIP model has no image processor.
+        ModelError: The embeddings are of other weights, or the model can't be loaded.
+        StorageError: There are no embeddings.
     """
     from doggos_helpers.clip import load_preprocessing
 
+    _check_weights(settings)
     stage = plan.serve
     common: dict[str, Any] = {
         "num_replicas": stage.workers,
@@ -271,3 +274,18 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
         encoder.bind(settings, plan),
         predictor.bind(settings, str(champion)),
     )
+
+
+def _check_weights(settings: Settings) -> None:
+    """Refuse embeddings of other weights: requests would be compared with noise."""
+    from doggos_helpers.clip import model_fingerprint
+
+    file = embeddings_file(settings)
+    embedded = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    now = model_fingerprint(settings.model, settings.model_revision)
+    if embedded["encoder"]["model"] != now:
+        raise ModelError(
+            f"the embeddings were made with other weights than {settings.model} has",
+            str(file),
+            "Run notebooks 03_embedding and 04_training again",
+        )

@@ -22,6 +22,7 @@ from doggos_helpers.config import (
 )
 from doggos_helpers.embed import Embeddings, embeddings_file, read_embeddings
 from doggos_helpers.errors import DataError, ModelError, StorageError, run_command
+from doggos_helpers.metrics import compute_metrics
 from doggos_helpers.plan import WorkerPlan
 from doggos_helpers.registry import champion
 from doggos_helpers.runs import missing, read_json, write_json, write_run
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 PROBABILITIES = "probabilities"
 PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
 BATCH_ROWS = 256
-TOP = 5
 
 
 class Predictor:
@@ -101,82 +101,6 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
     )
 
 
-def compute_metrics(
-    actual: Sequence[str],
-    predicted: Sequence[str],
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-) -> dict[str, Any]:
-    """Measure predictions against the labels, with the fixed label set.
-
-    A class without test rows can't be hit or missed: it stays in the tables with
-    support 0, and the macro averages leave it out.
-
-    Args:
-        actual: The label of each row, n of them.
-        predicted: The prediction of each row.
-        probabilities: float [n, classes], in the order of `classes`.
-        classes: The label set, sorted.
-
-    Returns:
-        `top1`, `top5` (of at most as many classes as there are), macro `precision`,
-        `recall`, `f1`, a `per_class` table, the `confusion` matrix (rows actual,
-        columns predicted) and `chance`: guessing at random, and always guessing the
-        class most frequent in these rows.
-
-    Raises:
-        DataError: There are no rows, or a label isn't in the label set.
-    """
-    from sklearn.metrics import (
-        accuracy_score,
-        confusion_matrix,
-        precision_recall_fscore_support,
-    )
-
-    names = list(classes)
-    unknown = sorted(set(actual) - set(names))
-    if unknown or not len(actual):
-        raise DataError(
-            f"labels outside the label set: {unknown}" if unknown else "no rows",
-            f"{len(actual)} predictions",
-            "Run the notebooks from 03_embedding on again",
-        )
-    columns = precision_recall_fscore_support(
-        actual, predicted, labels=names, zero_division=0
-    )
-    per_class = [
-        {
-            CLASS: name,
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            "support": int(support),
-        }
-        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
-    ]
-    present = [row for row in per_class if row["support"]]
-    macro = {
-        key: float(np.mean([row[key] for row in present]))
-        for key in ("precision", "recall", "f1")
-    }
-    # scikit-learn's top_k_accuracy_score wants other shapes for two classes.
-    order = np.argsort(-np.asarray(probabilities), axis=1, kind="stable")[:, :TOP]
-    hits = order == np.searchsorted(names, actual)[:, None]
-    return {
-        "rows": len(actual),
-        "classes": names,
-        "top1": float(accuracy_score(actual, predicted)),
-        "top5": float(hits.any(axis=1).mean()),
-        "macro": macro,
-        "chance": {
-            "uniform": 1 / len(names),
-            "majority": max(row["support"] for row in per_class) / len(actual),
-        },
-        "per_class": per_class,
-        "confusion": confusion_matrix(actual, predicted, labels=names).tolist(),
-    }
-
-
 def check_champion(
     labels: dict[str, Any], embeddings: Embeddings, folder: Path
 ) -> None:
@@ -228,22 +152,23 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
             "Put images into test/<class>/ and run notebook 03_embedding again",
         )
     wait_for(cluster.plan.serve, cluster, settings)
-    predictions = collect(build_prediction(test, cluster.plan, version.folder))
-    if predictions[PATH].tolist() != test.paths.tolist():
+    table = collect(build_prediction(test, cluster.plan, version.folder))
+    if table[PATH].to_pylist() != test.paths.tolist():
         raise DataError(
-            f"{len(predictions)} predictions for {len(test)} test images",
+            f"{table.num_rows} predictions for {len(test)} test images",
             str(settings.evaluation_dir),
             "Report this: Ray Data lost or doubled rows",
         )
-    _write_parquet(predictions, settings.evaluation_dir / PREDICTIONS)
+    _write_parquet(table, settings.evaluation_dir / PREDICTIONS)
+    predicted = table.to_pydict()
     metrics = compute_metrics(
-        predictions[CLASS].tolist(),
-        predictions[PREDICTED].tolist(),
-        np.stack(predictions[PROBABILITIES].to_list()),
+        predicted[CLASS],
+        predicted[PREDICTED],
+        np.array(predicted[PROBABILITIES]),
         labels["classes"],
     )
     write_json(settings.evaluation_dir / METRICS, metrics)
-    correct = int((predictions[CLASS] == predictions[PREDICTED]).sum())
+    correct = round(metrics["top1"] * len(test))
     run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
     return write_run(
         settings.evaluation_dir,
@@ -251,17 +176,20 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         settings,
         started,
         fingerprint=run["fingerprint"],
-        counts={"test": len(test), "predicted": len(predictions), "correct": correct},
-        nodes=dict(Counter(predictions[NODE].tolist())),
+        counts={"test": len(test), "predicted": table.num_rows, "correct": correct},
+        nodes=dict(Counter(predicted[NODE])),
         version=version.version,
         trained_on=labels["fingerprint"],
         **{key: metrics[key] for key in ("top1", "top5", "macro", "chance")},
     )
 
 
-def collect(dataset: "Dataset") -> "pd.DataFrame":
+def collect(dataset: "Dataset") -> "pa.Table":
     """Run a prediction and return its rows in path order."""
-    return dataset.to_pandas().sort_values(PATH, ignore_index=True)
+    import pyarrow as pa
+
+    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    return pa.concat_tables(batches).sort_by(PATH)
 
 
 def read_predictions(settings: Settings) -> "pd.DataFrame":
@@ -278,12 +206,14 @@ def read_predictions(settings: Settings) -> "pd.DataFrame":
     return pd.read_parquet(file)
 
 
-def _write_parquet(rows: "pd.DataFrame", file: Path) -> None:
+def _write_parquet(table: "pa.Table", file: Path) -> None:
     """Write the table so that a reader sees the old file or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    import pyarrow.parquet as pq
+
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        rows.to_parquet(draft, index=False)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, draft)
         draft.replace(file)
     except OSError as error:
         raise StorageError(

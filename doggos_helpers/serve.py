@@ -1,6 +1,8 @@
 """Serving: building the application, starting it on Ray Serve, and stopping it."""
 
+import contextlib
 import dataclasses
+import io
 import logging
 import signal
 import socket
@@ -18,7 +20,7 @@ from ray import serve
 from doggos_helpers.cluster import Cluster, connect, disconnect, wait_for
 from doggos_helpers.config import Settings
 from doggos_helpers.deployments import IMAGES, application, beside
-from doggos_helpers.embed import embeddings_file, read_embeddings
+from doggos_helpers.embed import read_embeddings
 from doggos_helpers.errors import ServiceError, run_command
 
 if TYPE_CHECKING:
@@ -73,7 +75,6 @@ def start(settings: Settings, cluster: Cluster) -> Service:
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    embeddings_file(settings)
     app = application(settings, cluster.plan, _champion(settings))
     stage = cluster.plan.serve
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
@@ -110,7 +111,11 @@ def stop(service: Service) -> None:
     if service.app_name in serve.status().applications:
         serve.delete(service.app_name)
     if service.started_serve and not serve.status().applications:
-        serve.shutdown()
+        # Serve kills its controller before it has answered, and Ray prints that as a
+        # failed task: no news to the user.
+        with contextlib.redirect_stdout(io.StringIO()):
+            serve.shutdown()
+            time.sleep(0.5)
         _started.clear()
 
 

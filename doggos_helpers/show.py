@@ -251,7 +251,7 @@ def confident_mistakes(
         return figure
     columns = ("class", "predicted", "probability")
     titles = [
-        f"{actual}\nsaid: {said}, {probability:.2f}"
+        f"{actual}\nsaid {said}\n{probability:.2f}"
         for actual, said, probability in zip(*(wrong[c] for c in columns), strict=True)
     ]
     return sheet(settings, wrong["path"].tolist(), titles, columns=4)

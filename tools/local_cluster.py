@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -36,21 +37,21 @@ PORTS = (
     "runtime-env-agent-port",
     "metrics-export-port",
 )
-RESTARTS = 1
 NODE_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # `ray start` would still report, once, that reports are off: send that nowhere.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9",
     "RAY_raylet_start_wait_time_s": "120",  # 30 are too few on a busy machine
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # else none of several nodes on macOS
 }
 # Runs beside the nodes: importing Ray here would fix this process's token mode.
-WAIT = """
+COUNT = """
 import sys, time
 from ray._raylet import GcsClient
 while True:
     try:
         nodes = GcsClient(address=sys.argv[1]).get_all_node_info().values()
-        if sum(node.state == 0 for node in nodes) >= int(sys.argv[2]):
-            break
+        print("alive", sum(node.state == 0 for node in nodes), flush=True)
     except Exception as error:
         print(repr(error), flush=True)
     time.sleep(0.5)
@@ -132,9 +133,7 @@ def up(
 
     try:
         _start_head(cluster, folder, environment)
-        for number in range(1, workers + 1):
-            start_worker(number)
-        _wait(cluster, folder, environment, start_worker)
+        _complete(cluster, folder, environment, workers, start_worker)
     except BaseException:
         down(folder)
         raise
@@ -208,14 +207,6 @@ def _start_head(
     ]
     log = folder / "head.log"
     _start(cluster, 0, log, sys.executable, options, environment)
-    host, _, port = cluster.address.partition(":")
-    deadline = time.monotonic() + START_S
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port))):
-            return
-        if time.monotonic() > deadline or not cluster.alive():
-            raise ClusterFailed(f"the head did not start{_tail(folder)}")
-        time.sleep(0.2)
 
 
 def _start(
@@ -254,34 +245,48 @@ def _start(
     state.write_text(json.dumps(asdict(cluster), indent=2))
 
 
-def _wait(
+def _complete(
     cluster: LocalCluster,
     folder: Path,
     environment: Mapping[str, str],
+    workers: int,
     start_worker: Callable[[int], None],
 ) -> None:
-    """Return once all nodes are alive; start a worker again that gave up."""
-    nodes, restarts = len(cluster.processes), RESTARTS
-    command = [sys.executable, "-c", WAIT, cluster.address, str(nodes)]
-    with open(folder / "wait.log", "w") as log:
-        waiting = subprocess.Popen(
-            command, env=dict(environment), stdout=log, stderr=log
+    """Start the workers once the head is alive, and return once they are too.
+
+    A worker that gave up, as Ray's do on a busy machine, is started again.
+    """
+    restarts, deadline = workers, time.monotonic() + START_S
+    log = folder / "nodes.log"
+    with open(log, "w") as output:
+        counting = subprocess.Popen(
+            [sys.executable, "-c", COUNT, cluster.address],
+            env=dict(environment),
+            stdout=output,
+            stderr=output,
         )
     try:
-        deadline = time.monotonic() + START_S
-        while waiting.poll() is None:
+        while (alive := _count(log)) <= workers:
+            if alive and len(cluster.processes) == 1:
+                for number in range(1, workers + 1):
+                    start_worker(number)
             dead = [i for i, p in enumerate(cluster.processes) if not _ours(*p)]
             if time.monotonic() > deadline or 0 in dead or len(dead) > restarts:
-                raise ClusterFailed(f"not all {nodes} nodes came up{_tail(folder)}")
+                wanted = f"{workers + 1} nodes, and {alive} came up"
+                raise ClusterFailed(f"the cluster needs {wanted}{_tail(folder)}")
             for number in dead:
                 restarts -= 1
                 start_worker(number)
             time.sleep(0.2)
-        if waiting.returncode:
-            raise ClusterFailed(f"can't ask the cluster{_tail(folder)}")
     finally:
-        waiting.kill()
-        waiting.wait()
+        counting.kill()
+        counting.wait()
+
+
+def _count(log: Path) -> int:
+    """Return the number of nodes in the last line that tells one."""
+    told = re.findall(r"^alive (\d+)$", log.read_text(), re.MULTILINE)
+    return int(told[-1]) if told else 0
 
 
 def _clean_environment() -> dict[str, str]:

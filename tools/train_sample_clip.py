@@ -61,9 +61,9 @@ def visible(values: Mapping[str, str], view: str, occluded: bool) -> list[str]:
     return [name for name in values if name not in hidden]
 
 
-def draw_training(task: tuple[int, int, int]) -> tuple[
-    np.ndarray, list[dict[str, str]]
-]:
+def draw_training(
+    task: tuple[int, int, int],
+) -> tuple[np.ndarray, list[dict[str, str]]]:
     """Draw pictures first to last of a seed, preprocessed; runs in a worker."""
     from PIL import Image
 

@@ -20,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     start = time.monotonic()
     try:
-        count = write_dataset(
-            args.out, args.images_per_breed, args.seed, args.workers
-        )
+        count = write_dataset(args.out, args.images_per_breed, args.seed, args.workers)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

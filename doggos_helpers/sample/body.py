@@ -93,9 +93,13 @@ class SideBody(Limbs):
             saddle = spline(
                 self.place(
                     [
-                        (0.34 * B, 1.3 * D), (0.3 * B, 0.72 * D), (0.1 * B, 0.46 * D),
-                        (-0.2 * B, 0.5 * D), (-0.4 * B, 0.62 * D),
-                        (-0.62 * B, 0.75 * D), (-0.5 * B, 1.4 * D)
+                        (0.34 * B, 1.3 * D),
+                        (0.3 * B, 0.72 * D),
+                        (0.1 * B, 0.46 * D),
+                        (-0.2 * B, 0.5 * D),
+                        (-0.4 * B, 0.62 * D),
+                        (-0.62 * B, 0.75 * D),
+                        (-0.5 * B, 1.4 * D),
                     ]
                 )
             )
@@ -104,9 +108,14 @@ class SideBody(Limbs):
             bib = spline(
                 self.place(
                     [
-                        (0.7 * B, 0.8 * D), (0.44 * B, 0.86 * D), (0.36 * B, 0.5 * D),
-                        (0.2 * B, 0.2 * D), (-0.1 * B, 0.16 * D), (-0.3 * B, 0.2 * D),
-                        (-0.2 * B, -0.3 * D), (0.5 * B, -0.4 * D)
+                        (0.7 * B, 0.8 * D),
+                        (0.44 * B, 0.86 * D),
+                        (0.36 * B, 0.5 * D),
+                        (0.2 * B, 0.2 * D),
+                        (-0.1 * B, 0.16 * D),
+                        (-0.3 * B, 0.2 * D),
+                        (-0.2 * B, -0.3 * D),
+                        (0.5 * B, -0.4 * D),
                     ]
                 )
             )
@@ -114,7 +123,7 @@ class SideBody(Limbs):
             if dog.pale[2] > 0.6:
                 collar = limb(
                     [self.place([(0.5 * B, 0.55 * D)])[0], self.head],
-                    [0.16, 0.7 * self.b.head]
+                    [0.16, 0.7 * self.b.head],
                 )
                 self.layers.fill(collar, dog.pale, torso)
         if dog.pattern == "spotted":

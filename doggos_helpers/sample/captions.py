@@ -65,9 +65,7 @@ _OPENINGS = ("a photo of", "a picture of", "an image of", "a drawing of", "here 
 _NOUNS = ("dog", "dog", "dog", "puppy", "pet", "animal")
 
 
-def stated(
-    values: Mapping[str, str], rng: Random, share: float
-) -> dict[str, str]:
+def stated(values: Mapping[str, str], rng: Random, share: float) -> dict[str, str]:
     """Choose what a caption states: each attribute with that probability, or one."""
     chosen = {k: v for k, v in values.items() if rng.random() < share}
     if not chosen:

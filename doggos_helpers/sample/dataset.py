@@ -43,20 +43,25 @@ def write(out: Path, images_per_breed: int, seed: int, workers: int) -> int:
         rows = list(_draw_all(temporary, images_per_breed, seed, workers))
         _write_table(temporary / "attributes.parquet", rows, seed)
         temporary.chmod(0o755)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
+        _publish(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return len(rows)
 
 
+def _publish(temporary: Path, out: Path) -> None:
+    try:
+        temporary.rename(out)  # an empty folder is replaced
+    except OSError as error:
+        if out.exists():
+            raise FileExistsError(f"{out} was made by another process") from error
+        raise
+
+
 def _check(out: Path, images_per_breed: int, workers: int) -> None:
     if not 1 <= images_per_breed <= _MOST:
-        raise ValueError(
-            f"images per breed is {images_per_breed}: give 1 to {_MOST:,}"
-        )
+        raise ValueError(f"images per breed is {images_per_breed}: give 1 to {_MOST:,}")
     if workers < 0:
         raise ValueError(f"workers is {workers}: give 0 (one a core) or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -31,9 +31,14 @@ class FrontBody(Limbs):
         top = high + 0.06
         pear = spline(
             [
-                (-0.45 * wide, top), (0.45 * wide, top), (0.85 * wide, 0.62 * high),
-                (1.0 * wide, 0.25), (0.7 * wide, 0.07), (-0.7 * wide, 0.07),
-                (-1.0 * wide, 0.25), (-0.85 * wide, 0.62 * high)
+                (-0.45 * wide, top),
+                (0.45 * wide, top),
+                (0.85 * wide, 0.62 * high),
+                (1.0 * wide, 0.25),
+                (0.7 * wide, 0.07),
+                (-0.7 * wide, 0.07),
+                (-1.0 * wide, 0.25),
+                (-0.85 * wide, 0.62 * high),
             ]
         )
         torso = self.layers.fill(self._haired(pear), dog.coat, edge=0.012)
@@ -63,8 +68,11 @@ class FrontBody(Limbs):
         if self._socks():
             bib = spline(
                 [
-                    (-0.6 * wide, 1.2 * high), (0.6 * wide, 1.2 * high),
-                    (0.5 * wide, 0.6 * high), (0, 0.2 * high), (-0.5 * wide, 0.6 * high)
+                    (-0.6 * wide, 1.2 * high),
+                    (0.6 * wide, 1.2 * high),
+                    (0.5 * wide, 0.6 * high),
+                    (0, 0.2 * high),
+                    (-0.5 * wide, 0.6 * high),
                 ]
             )
             self.layers.fill(bib, dog.pale, torso)
@@ -77,7 +85,7 @@ class FrontBody(Limbs):
             r = 0.07 * self.b.bulk
             leg = limb(
                 [(x, 0.55 * high), (x, 0.3 * high), (x * 1.05, 0.05)],
-                [r * 1.2, r, r * 0.95]
+                [r * 1.2, r, r * 0.95],
             )
             outline = self.layers.fill(self._haired(leg, 0.5), self.dog.coat)
             if self._socks():

@@ -1,41 +1,17 @@
-"""Draws the legs and the tail of a dog, its spots and the texture of its fur."""
-
-from random import Random
+"""Draws the legs of a dog in its pose."""
 
 import numpy as np
 
-from doggos_helpers.sample.canvas import Layers, toned
-from doggos_helpers.sample.shapes import (
-    Points,
-    blob,
-    curve,
-    ellipse,
-    fringed,
-    limb,
-    spline,
-    turned,
-)
-from doggos_helpers.sample.traits import Dog
+from doggos_helpers.sample.canvas import toned
+from doggos_helpers.sample.pen import Chain
+from doggos_helpers.sample.shapes import Points, blob, ellipse, limb, spline
+from doggos_helpers.sample.tail import Tailed
 
-Chain = list[tuple[float, float]]
 _FRONT, _HIND = [0.125, 0.085, 0.06, 0.056], [0.19, 0.12, 0.058, 0.056]
 
 
-class Limbs:
-    """A body in the making, and its legs and tail."""
-
-    def __init__(self, dog: Dog, pose: str, view: str, rng: Random) -> None:
-        """Start with no layers yet."""
-        self.dog, self.pose, self.view, self.rng = dog, pose, view, rng
-        self.b = dog.build
-        self.layers = Layers()
-        self.far = toned(dog.coat, 0.74)
-        self.angle, self.up, self.tilt = 0.0, 0.0, 0.0
-        self.origin, self.head = np.zeros(2), np.zeros(2)
-
-    def place(self, points: object) -> Points:
-        """Return points of the torso (x along the spine, belly at 0) in the world."""
-        return turned(np.asarray(points, float), self.angle) + self.origin
+class Limbs(Tailed):
+    """A body that can get its legs and its tail."""
 
     def _leg(self, points: object, radii: list[float], far: bool) -> None:
         pts = np.asarray(points, float)
@@ -92,11 +68,16 @@ class Limbs:
         x, y = shoulder
         if self.pose == "sitting":
             return [
-                (x, y), (x - 0.02, 0.55 * y), (x + 0.02, 0.25 * y), (x + 0.03, ground)
+                (x, y),
+                (x - 0.02, 0.55 * y),
+                (x + 0.02, 0.25 * y),
+                (x + 0.03, ground),
             ]
         reach = 0.16 + 0.45 * self.b.leg
         return [
-            (x, y), (x - 0.02, 0.1), (x + 0.5 * reach, 0.07),
+            (x, y),
+            (x - 0.02, 0.1),
+            (x + 0.5 * reach, 0.07),
             (x + reach + shift, ground + 0.02),
         ]
 
@@ -105,12 +86,16 @@ class Limbs:
         x, y = shoulder
         leg = max(self.b.leg, 0.2)
         front = [
-            (x, y), (x + 0.14 + s, y - 0.3 * leg), (x + 0.32 + s, 0.62 * leg),
+            (x, y),
+            (x + 0.14 + s, y - 0.3 * leg),
+            (x + 0.32 + s, 0.62 * leg),
             (x + 0.2 + 0.55 * leg + s, 0.42 * leg + s * 0.5),
         ]
         x, y = hip
         hind = [
-            (x, y), (x - 0.06 + s, 0.95 * leg), (x - 0.26 + s, 0.72 * leg),
+            (x, y),
+            (x - 0.06 + s, 0.95 * leg),
+            (x - 0.26 + s, 0.72 * leg),
             (x - 0.2 - 0.6 * leg + s, 0.36 * leg),
         ]
         return front, hind
@@ -122,12 +107,16 @@ class Limbs:
         leg, lean = self.b.leg, self.rng.gauss(0, 0.03)
         x, y = shoulder
         front = [
-            (x, y), (x - 0.02, leg * 0.95), (x + 0.01 + lean, leg * 0.45),
+            (x, y),
+            (x - 0.02, leg * 0.95),
+            (x + 0.01 + lean, leg * 0.45),
             (x + 0.02 + lean, ground),
         ]
         x, y = hip
         hind = [
-            (x, y), (x + 0.05, leg * 0.9), (x - 0.09 + lean, leg * 0.42),
+            (x, y),
+            (x + 0.05, leg * 0.9),
+            (x - 0.09 + lean, leg * 0.42),
             (x - 0.05 + lean, ground),
         ]
         return front, hind
@@ -138,13 +127,17 @@ class Limbs:
         foot = 0.16 + 0.2 * b.leg
         self._leg(
             [(x - 0.05, 0.07), (x + 0.5 * foot, 0.06), (x + foot + 0.08, 0.045)],
-            [0.06, 0.06, 0.055], False
+            [0.06, 0.06, 0.055],
+            False,
         )
         thigh = spline(
             [
-                (x - 0.95 * size, y - 0.3 * size), (x - 0.5 * size, y + 0.75 * size),
-                (x + 0.4 * size, y + 0.75 * size), (x + 1.0 * size, y - 0.1 * size),
-                (x + 0.75 * size, 0.06), (x - 0.4 * size, 0.03)
+                (x - 0.95 * size, y - 0.3 * size),
+                (x - 0.5 * size, y + 0.75 * size),
+                (x + 0.4 * size, y + 0.75 * size),
+                (x + 1.0 * size, y - 0.1 * size),
+                (x + 0.75 * size, 0.06),
+                (x - 0.4 * size, 0.03),
             ]
         )
         shape = self.layers.fill(self._haired(thigh, 0.5), self.dog.coat)
@@ -154,96 +147,3 @@ class Limbs:
             top = ellipse(x - 0.3 * size, y + 0.9 * size, 0.9 * size, 0.45 * size)
             self.layers.fill(top, self.dog.dark, shape)
         self.layers.shade(shape, (-0.03, 0.05), alpha=0.14)
-
-    def _tail(self, base: Points) -> None:
-        pose = self.pose
-        lift = self.rng.uniform(0, 0.4) if pose == "running" else self._lift()
-        x, y = base + (0.02, -0.03) if pose == "sitting" else base
-        chain, radii = self._tail_chain(float(x), float(y), lift)
-        points = np.asarray(chain, float)
-        points[:, 1] = np.maximum(points[:, 1], 0.05)
-        outline = limb(points, radii)
-        dog = self.dog
-        if dog.tail == "bushy":
-            curly = dog.fur == "curly"
-            outline = fringed(outline, self.rng, 0.1, 0.07, curly=curly)
-        else:
-            outline = self._haired(outline, 0.8)
-        back = dog.pattern in ("saddled", "tricolour")
-        tone = toned(dog.dark if back else dog.coat, 0.94)
-        shape = self.layers.fill(outline, tone, edge=0.012)
-        if self._socks() and dog.tail != "docked":
-            x, y = points[-1]
-            self.layers.fill(ellipse(x, y, 0.15, 0.12), dog.pale, shape)
-        self.layers.shade(shape, (0.01, 0.04), alpha=0.14)
-
-    def _lift(self) -> float:
-        lift = self.rng.uniform(0.15, 0.75)
-        if self.pose == "sitting":
-            lift = self.rng.uniform(-0.3, 0.2) + 0.25
-        return lift
-
-    def _tail_chain(self, x: float, y: float, lift: float) -> tuple[Chain, list[float]]:
-        """Return the tail from its root at (x, y), and its radii."""
-        tail, fur = self.dog.tail, self.dog.fur
-        if tail == "docked" and fur == "curly":  # a pompom
-            return (
-                [(x + 0.05, y), (x - 0.07, y + 0.12), (x - 0.1, y + 0.19)],
-                [0.05, 0.07, 0.09],
-            )
-        if tail == "docked":
-            return (
-                [(x + 0.06, y - 0.02), (x - 0.05, y + 0.05), (x - 0.09, y + 0.09)],
-                [0.07, 0.06, 0.05],
-            )
-        if tail == "curled":
-            t = np.linspace(0, 1, 9)
-            angle, r = np.pi * (0.95 - 1.75 * t), 0.19 * (1 - 0.45 * t)
-            ring = (x + (0.1 + r * np.cos(angle)), y + 0.16 + r * np.sin(angle))
-            chain = [(x + 0.03, y - 0.05), *zip(*ring, strict=True)]
-            wide = 0.075 if fur == "fluffy" else 0.052
-            return chain, list(np.linspace(wide, 0.7 * wide, len(chain)))
-        n = 0.62 if tail == "straight" else 0.6
-        tip = (x - n * np.cos(lift), y + n * np.sin(lift))
-        middle = (
-            x - 0.5 * n * np.cos(lift - 0.25), y + 0.5 * n * np.sin(lift - 0.35)
-        )
-        radii = [0.06, 0.042, 0.02] if tail == "straight" else [0.06, 0.13, 0.05]
-        return [(x + 0.06, y - 0.03), middle, tip], radii
-
-    def _haired(self, outline: Points, amount: float = 1.0) -> Points:
-        if self.dog.fur == "fluffy":
-            return fringed(outline, self.rng, 0.09, 0.05 * amount)
-        if self.dog.fur == "curly":
-            return fringed(outline, self.rng, 0.085, 0.04 * amount, curly=True)
-        return outline
-
-    def _socks(self) -> bool:
-        return self.dog.pattern in ("bicolour", "tricolour")
-
-    def _spots(self, clip: Points, count: int, size: float) -> None:
-        (x0, y0), (x1, y1) = clip.min(0), clip.max(0)
-        placed: list[tuple[float, float]] = []
-        for _ in range(count * 3):
-            x, y = self.rng.uniform(x0, x1), self.rng.uniform(y0, y1)
-            if any(np.hypot(x - p, y - q) < 2.3 * size for p, q in placed):
-                continue
-            placed.append((x, y))
-            spot = blob(x, y, size * self.rng.uniform(0.55, 1.15), self.rng)
-            self.layers.fill(spot, self.dog.dark, clip)
-            if len(placed) >= count:
-                return
-
-    def _texture(self, clip: Points) -> None:
-        if self.dog.fur == "smooth":
-            return
-        (x0, y0), (x1, y1) = clip.min(0), clip.max(0)
-        tone = toned(self.dog.coat, 0.8)
-        for _ in range(34):
-            x, y = self.rng.uniform(x0, x1), self.rng.uniform(y0, y1)
-            if self.dog.fur == "curly":
-                a = np.linspace(0, 4.6, 9) + self.rng.random() * 6
-                mark = np.column_stack([x + 0.03 * np.cos(a), y + 0.03 * np.sin(a)])
-            else:
-                mark = curve([(x, y), (x - 0.05, y - 0.02), (x - 0.08, y - 0.07)], 4)
-            self.layers.line(mark, tone, 0.013, clip, alpha=0.7)

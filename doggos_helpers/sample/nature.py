@@ -22,7 +22,7 @@ def beach(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
     layers.fill(box(-1, shore, wide + 1, horizon), sea)
     layers.fill(
         box(-1, (shore + 2 * horizon) / 3, wide + 1, horizon),
-        mix(sea, (0, 0.2, 0.4), 0.15)
+        mix(sea, (0, 0.2, 0.4), 0.15),
     )
     xs = np.linspace(-0.1, wide + 0.1, 9)
     edge = [(x, shore + rng.uniform(-0.012, 0.012)) for x in xs]
@@ -37,8 +37,10 @@ def beach(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
         x = rng.uniform(0.1, wide - 0.1)
         boat = np.array(
             [
-                (x - 0.05, horizon), (x + 0.05, horizon), (x + 0.035, horizon - 0.02),
-                (x - 0.035, horizon - 0.02)
+                (x - 0.05, horizon),
+                (x + 0.05, horizon),
+                (x + 0.035, horizon - 0.02),
+                (x - 0.035, horizon - 0.02),
             ]
         )
         layers.fill(boat, rgb(190, 80, 70))
@@ -46,14 +48,16 @@ def beach(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             np.array(
                 [(x, horizon + 0.01), (x, horizon + 0.12), (x + 0.045, horizon + 0.02)]
             ),
-            (0.98, 0.97, 0.94)
+            (0.98, 0.97, 0.94),
         )
     if rng.random() < 0.45:
         umbrella(layers, rng.choice((0.12, wide - 0.12)), shore - 0.05, rng)
     for _ in range(18):
         spot = ellipse(
-            rng.uniform(0, wide), shore * rng.random() * 0.9, rng.uniform(0.004, 0.02),
-            0.004
+            rng.uniform(0, wide),
+            shore * rng.random() * 0.9,
+            rng.uniform(0.004, 0.02),
+            0.004,
         )
         layers.fill(spot, mix(sand, rgb(150, 110, 70), 0.4), alpha=0.7)
     return (sky, mix(sky, (1, 1, 1), 0.55)), (sand, mix(sand, rgb(200, 160, 110), 0.35))
@@ -81,8 +85,12 @@ def meadow(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             layers.fill(ellipse(x, y, 0.25 * size, 0.22 * size), petal)
         else:
             grass(
-                layers, x, y, size, mix(green, (0.1, 0.3, 0.1), rng.uniform(0.1, 0.35)),
-                rng
+                layers,
+                x,
+                y,
+                size,
+                mix(green, (0.1, 0.3, 0.1), rng.uniform(0.1, 0.35)),
+                rng,
             )
     light = mix(sky, (1, 1, 1), 0.6)
     return (sky, light), (mix(green, (1, 1, 0.8), 0.18), mix(green, (0, 0.2, 0), 0.12))

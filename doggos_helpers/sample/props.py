@@ -52,7 +52,10 @@ def tree(
     layers.fill(trunk, rgb(112, 84, 66))
     crown = fringed(
         ellipse(x, y + 0.62 * size, 0.3 * size, 0.36 * size),
-        rng, 0.2 * size, 0.05 * size, curly=True,
+        rng,
+        0.2 * size,
+        0.05 * size,
+        curly=True,
     )
     layers.fill(crown, colour)
     layers.shade(crown, (-0.05 * size, 0.06 * size))
@@ -74,7 +77,8 @@ def fir(
             cap = np.array(
                 [
                     (x - 0.35 * half, tip - 0.35 * (tip - base)),
-                    (x + 0.35 * half, tip - 0.35 * (tip - base)), (x, tip)
+                    (x + 0.35 * half, tip - 0.35 * (tip - base)),
+                    (x, tip),
                 ]
             )
             layers.fill(cap, (0.96, 0.98, 1.0))
@@ -90,7 +94,7 @@ def grass(
             [
                 (x + 0.16 * k * size - 0.07 * size, y),
                 (x + 0.16 * k * size + 0.07 * size, y),
-                (x + lean * size, y + size * rng.uniform(0.7, 1.1))
+                (x + lean * size, y + size * rng.uniform(0.7, 1.1)),
             ]
         )
         layers.fill(blade, colour)
@@ -102,8 +106,12 @@ def umbrella(layers: Layers, x: float, y: float, rng: Random) -> None:
     layers.fill(box(x - 0.006, y, x + 0.006, y + 0.42), rgb(240, 236, 228))
     dome = spline(
         [
-            (x - 0.2, y + 0.36), (x - 0.12, y + 0.47), (x, y + 0.51),
-            (x + 0.12, y + 0.47), (x + 0.2, y + 0.36), (x, y + 0.39)
+            (x - 0.2, y + 0.36),
+            (x - 0.12, y + 0.47),
+            (x, y + 0.51),
+            (x + 0.12, y + 0.47),
+            (x + 0.2, y + 0.36),
+            (x, y + 0.39),
         ]
     )
     layers.fill(dome, tone)
@@ -129,8 +137,10 @@ def sofa(layers: Layers, x: float, y: float, rng: Random) -> None:
         [rgb(90, 130, 140), rgb(190, 120, 90), rgb(130, 130, 150), rgb(120, 140, 100)]
     )
     parts = (
-        (0, 0.06, 0.62, 0.3), (-0.06, 0.02, 0.06, 0.2), (0.56, 0.02, 0.68, 0.2),
-        (0, 0.03, 0.62, 0.14)
+        (0, 0.06, 0.62, 0.3),
+        (-0.06, 0.02, 0.06, 0.2),
+        (0.56, 0.02, 0.68, 0.2),
+        (0, 0.03, 0.62, 0.14),
     )
     for k, (a, b, c, d) in enumerate(parts):
         part = spline(
@@ -145,10 +155,11 @@ def plant(layers: Layers, x: float, y: float, rng: Random) -> None:
         tip = (x + 0.07 * k, y + 0.42 - 0.025 * abs(k) + rng.uniform(-0.03, 0.03))
         leaf = limb(
             [
-                (x, y + 0.12), ((x + tip[0]) / 2 + 0.02 * k, (y + tip[1]) / 2 + 0.06),
-                tip
+                (x, y + 0.12),
+                ((x + tip[0]) / 2 + 0.02 * k, (y + tip[1]) / 2 + 0.06),
+                tip,
             ],
-            [0.01, 0.035, 0.004]
+            [0.01, 0.035, 0.004],
         )
         layers.fill(leaf, mix(rgb(74, 128, 86), (0.5, 0.7, 0.4), 0.12 * abs(k)))
     pot = np.array(
@@ -165,8 +176,10 @@ def house(
     if rng.random() < 0.6:
         roof = np.array(
             [
-                (x - 0.01, y + top), (x + w + 0.01, y + top),
-                (x + 0.8 * w, y + top + 0.1), (x + 0.2 * w, y + top + 0.1)
+                (x - 0.01, y + top),
+                (x + w + 0.01, y + top),
+                (x + 0.8 * w, y + top + 0.1),
+                (x + 0.2 * w, y + top + 0.1),
             ]
         )
         layers.fill(roof, mix(wall, (0.3, 0.15, 0.15), 0.6))
@@ -177,7 +190,7 @@ def house(
             if b + 0.1 < y + top and not (row == 0):
                 layers.fill(
                     box(a - 0.045, b - 0.01, a + 0.045, b + 0.1),
-                    mix(wall, (1, 1, 1), 0.6)
+                    mix(wall, (1, 1, 1), 0.6),
                 )
                 layers.fill(box(a - 0.035, b, a + 0.035, b + 0.09), pane)
     door = x + rng.choice((0.3, 0.7)) * w

@@ -62,16 +62,22 @@ def foreground(
         leaf = mix(rgb(92, 146, 66), rgb(110, 130, 60), rng.random())
         for k in range(9):
             grass(
-                layers, x + (k - 4) * 0.22 * size, y - 0.1 * size,
-                size * rng.uniform(0.5, 1), leaf, rng
+                layers,
+                x + (k - 4) * 0.22 * size,
+                y - 0.1 * size,
+                size * rng.uniform(0.5, 1),
+                leaf,
+                rng,
             )
         return layers, ellipse(x, y, size, 0.4 * size)
     if scene == "snow":
         mound = spline(
             [
-                (x - 1.3 * size, y - 0.3 * size), (x - 0.5 * size, y + 0.35 * size),
-                (x + 0.4 * size, y + 0.5 * size), (x + 1.3 * size, y - 0.3 * size),
-                (x, y - 0.6 * size)
+                (x - 1.3 * size, y - 0.3 * size),
+                (x - 0.5 * size, y + 0.35 * size),
+                (x + 0.4 * size, y + 0.5 * size),
+                (x + 1.3 * size, y - 0.3 * size),
+                (x, y - 0.6 * size),
             ]
         )
         layers.fill(mound, rgb(246, 249, 254))
@@ -83,8 +89,9 @@ def foreground(
     ball = ellipse(x, y + 0.5 * size, 0.5 * size, 0.5 * size)
     layers.fill(ball, tone)
     layers.fill(
-        ellipse(x, y + 0.5 * size, 0.18 * size, 0.5 * size, 0.4), (0.98, 0.96, 0.9),
-        ball
+        ellipse(x, y + 0.5 * size, 0.18 * size, 0.5 * size, 0.4),
+        (0.98, 0.96, 0.9),
+        ball,
     )
     layers.shade(ball, (-0.04, 0.05))
     return layers, ball

@@ -14,8 +14,11 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
     """Add furniture and a rug; return wall and floor."""
     wall = rng.choice(
         [
-            rgb(226, 206, 186), rgb(196, 210, 204), rgb(216, 196, 204),
-            rgb(190, 200, 216), rgb(232, 220, 190)
+            rgb(226, 206, 186),
+            rgb(196, 210, 204),
+            rgb(216, 196, 204),
+            rgb(190, 200, 216),
+            rgb(232, 220, 190),
         ]
     )
     floor = rng.choice([rgb(186, 138, 98), rgb(160, 116, 86), rgb(206, 168, 126)])
@@ -23,8 +26,9 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
     for k in range(1, 6):
         y = horizon * (1 - (k / 6) ** 1.4)
         layers.line(
-            np.array([(-0.1, y), (wide + 0.1, y)]), mix(floor, (0.2, 0.1, 0), 0.25),
-            0.004
+            np.array([(-0.1, y), (wide + 0.1, y)]),
+            mix(floor, (0.2, 0.1, 0), 0.25),
+            0.004,
         )
     x = rng.uniform(0.1, wide - 0.4)
     if rng.random() < 0.6:
@@ -36,7 +40,9 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             inner = box(x + dx + 0.02, horizon + 0.22, x + dx + 0.15, horizon + 0.4)
             layers.fill(
                 inner,
-                rng.choice([rgb(214, 140, 110), rgb(120, 160, 170), rgb(220, 190, 110)])
+                rng.choice(
+                    [rgb(214, 140, 110), rgb(120, 160, 170), rgb(220, 190, 110)]
+                ),
             )
     if rng.random() < 0.5:
         sofa(layers, rng.uniform(0, wide - 0.2), horizon - 0.04, rng)
@@ -52,7 +58,8 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             ellipse(cx, 0.42 * horizon, 0.47, 0.23 * horizon), mix(rug, (1, 1, 1), 0.2)
         )
     return (mix(wall, (1, 1, 1), 0.12), mix(wall, (0.3, 0.2, 0.2), 0.08)), (
-        mix(floor, (0, 0, 0), 0.08), floor
+        mix(floor, (0, 0, 0), 0.08),
+        floor,
     )
 
 
@@ -65,8 +72,12 @@ def street(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
         w, top = rng.uniform(0.24, 0.42), rng.uniform(0.35, 0.62)
         wall = rng.choice(
             [
-                rgb(206, 130, 100), rgb(222, 190, 140), rgb(150, 166, 176),
-                rgb(196, 170, 170), rgb(168, 104, 92), rgb(214, 206, 190)
+                rgb(206, 130, 100),
+                rgb(222, 190, 140),
+                rgb(150, 166, 176),
+                rgb(196, 170, 170),
+                rgb(168, 104, 92),
+                rgb(214, 206, 190),
             ]
         )
         house(layers, x, horizon, w, top, wall, rng)
@@ -79,8 +90,10 @@ def street(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
         a = k * 0.36 - shift
         dash = np.array(
             [
-                (a, 0.3 * horizon), (a + 0.17, 0.3 * horizon),
-                (a + 0.19, 0.36 * horizon), (a + 0.03, 0.36 * horizon)
+                (a, 0.3 * horizon),
+                (a + 0.17, 0.3 * horizon),
+                (a + 0.19, 0.36 * horizon),
+                (a + 0.03, 0.36 * horizon),
             ]
         )
         layers.fill(dash, (0.95, 0.93, 0.86))
@@ -91,5 +104,6 @@ def street(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             ellipse(lamp, curb + 0.62, 0.035, 0.04), rgb(250, 236, 190), edge=0.006
         )
     return (sky, mix(sky, (1, 1, 1), 0.5)), (
-        mix(road, (1, 1, 1), 0.1), mix(road, (0, 0, 0), 0.15)
+        mix(road, (1, 1, 1), 0.1),
+        mix(road, (0, 0, 0), 0.15),
     )

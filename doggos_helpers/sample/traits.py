@@ -111,9 +111,7 @@ def combinations() -> Iterator[dict[str, str]]:
 def breed_combinations(breed: Breed) -> set[tuple[str, ...]]:
     """Return the attribute tuples that dogs of this breed can have."""
     rows = product(*(getattr(breed, name) for name in ATTRIBUTES))
-    return {
-        row for row in rows if possible(dict(zip(ATTRIBUTES, row, strict=True)))
-    }
+    return {row for row in rows if possible(dict(zip(ATTRIBUTES, row, strict=True)))}
 
 
 def tinted(name: str, rng: Random, spread: float = 10) -> Colour:
@@ -124,8 +122,7 @@ def tinted(name: str, rng: Random, spread: float = 10) -> Colour:
 def _jitter(rgb: tuple[int, int, int], rng: Random, spread: float) -> Colour:
     light = rng.gauss(0, spread)
     r, g, b = (
-        min(max((c + light + rng.gauss(0, spread / 3)) / 255, 0.03), 0.985)
-        for c in rgb
+        min(max((c + light + rng.gauss(0, spread / 3)) / 255, 0.03), 0.985) for c in rgb
     )
     return r, g, b
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import json
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -267,6 +269,16 @@ def test_a_classifier_of_another_model_is_refused_saying_so(app, tmp_path):
     save_classifier(tmp_path, 7)
     with pytest.raises(ModelError, match="embeddings of 7 numbers"):
         Predictor(app.settings, str(tmp_path))
+
+
+def test_embeddings_of_other_weights_are_refused(app, tmp_path):
+    elsewhere = app.settings.model_copy(update={"storage": str(tmp_path)})
+    shutil.copytree(app.settings.embeddings_dir, elsewhere.embeddings_dir)
+    run = json.loads((elsewhere.embeddings_dir / "run.json").read_text())
+    run["encoder"]["model"] = "other"
+    (elsewhere.embeddings_dir / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ModelError, match="03_embedding"):
+        start(elsewhere, app.cluster)
 
 
 def test_images_are_not_handed_out_where_the_setting_is_off(app):

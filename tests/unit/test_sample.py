@@ -159,9 +159,10 @@ def test_sizes_formats_and_orientations(drawn):
             turned = row["orientation"] in (6, 8)
             size = image.size[::-1] if turned else image.size
             assert size == (row["width"], row["height"])
-            assert image.format == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[
-                path.rsplit(".", 1)[1]
-            ]
+            assert (
+                image.format
+                == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[path.rsplit(".", 1)[1]]
+            )
     kinds = Counter(path.rsplit(".", 1)[1] for path in table)
     assert set(kinds) == {"jpg", "png", "webp"} and kinds["jpg"] > 0.8 * len(table)
     assert sum(r["orientation"] != 1 for r in table.values()) >= 3
@@ -219,6 +220,24 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "half", 1, workers=1)
     assert len(drawn) == 5 and list(tmp_path.iterdir()) == []
+
+
+def test_another_process_was_faster(tmp_path, monkeypatch):
+    out, real = tmp_path / "out", dataset._write_table
+
+    def slow(path, rows, seed):
+        (out / "train").mkdir(parents=True)
+        real(path, rows, seed)
+
+    monkeypatch.setattr(dataset, "_write_table", slow)
+    with pytest.raises(FileExistsError, match="was made by another process"):
+        write_dataset(out, 1, workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert write_dataset(tmp_path / "out", 1, workers=1) == len(BREEDS)
 
 
 def test_the_dog_is_in_the_picture_and_attributes_show():

@@ -7,7 +7,8 @@ import pytest
 
 from doggos_helpers.embed import Embeddings
 from doggos_helpers.errors import DataError, ModelError
-from doggos_helpers.evaluate import check_champion, compute_metrics
+from doggos_helpers.evaluate import check_champion
+from doggos_helpers.metrics import compute_metrics
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
 ACTUAL = ["a", "a", "a", "b", "b", "c"]
