@@ -146,7 +146,9 @@ class ClipEncoder:
             torch.set_num_threads(threads)
         self.model, self.device = model, device
         self.dtype = getattr(torch, dtype)
-        self._image = self._text = self._tokenizer = None
+        self._image: Any = None
+        self._text: Any = None
+        self._tokenizer: Any = None
         if "image" in towers:
             tower = _load_tower(
                 CLIPVisionModelWithProjection, model, revision, self.dtype

@@ -270,7 +270,8 @@ def _grow_to() -> dict[str, float] | None:
     import ray._private.state
 
     try:
-        return ray._private.state.state.get_max_resources_from_cluster_config()
+        limits = ray._private.state.state.get_max_resources_from_cluster_config()
+        return None if limits is None else {k: float(v) for k, v in limits.items()}
     except Exception:  # a private call: without it the cluster counts as fixed
         logging.getLogger(__name__).debug("no autoscaler limits", exc_info=True)
         return None

@@ -112,11 +112,12 @@ class Settings(BaseSettings):
     @classmethod
     def from_command(cls, program: str, arguments: list[str]) -> Self:
         """Build settings from a command's options (`--dataset`, `--help`, ...)."""
+        command: dict[str, Any] = {
+            "_cli_parse_args": arguments,
+            "_cli_prog_name": f"python -m {program}",
+        }
         try:
-            return cls(
-                _cli_parse_args=arguments,
-                _cli_prog_name=f"python -m {program}",
-            )
+            return cls(**command)
         except ValidationError as error:
             raise cls._explain(error) from None
 

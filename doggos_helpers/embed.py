@@ -137,8 +137,9 @@ def build_pipeline(
         "root": root,
         "preprocessing": load_preprocessing(settings.model, settings.model_revision),
     }
+    decode_rows: Any = read_and_decode  # Ray's types know no arguments beside the batch
     pixels = ray.data.from_arrow(tables).map_batches(
-        read_and_decode,
+        decode_rows,
         fn_kwargs=kwargs,
         batch_size=stage.batch_size,
         num_cpus=plan.task_cpus,
@@ -357,8 +358,8 @@ def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
     table = table.filter(keep).combine_chunks()
     flat = table[EMBEDDING].combine_chunks().flatten().to_numpy()
     vectors = flat.reshape(table.num_rows, len(flat) // max(1, table.num_rows))
-    text = (np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT))
-    return Embeddings(*text, vectors=vectors)
+    text = [np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT)]
+    return Embeddings(text[0], text[1], text[2], vectors)
 
 
 def main(arguments: Sequence[str]) -> int:

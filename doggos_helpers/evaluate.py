@@ -76,7 +76,7 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
     """Build the lazy pipeline: embeddings of images to predictions.
 
     Args:
-        test: The rows to predict; each worker gets about equally many.
+        test: The rows to predict, cut into one block a worker.
         plan: Workers; prediction takes those of serving, on CPUs: the classifier is
             so small that a GPU would wait for its data.
         folder: Of the classifier.

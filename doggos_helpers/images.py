@@ -271,7 +271,7 @@ def _to_rgb(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float32)
+        values = np.asarray(image).astype(np.float64)
         if values.max(initial=0) > 255:  # 16 bits a pixel
             values = values / 257
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))

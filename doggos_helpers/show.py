@@ -123,10 +123,8 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     figure = new_figure(8.5, 5)
     axis = figure.subplots()
     for name, colour in zip(names, colours, strict=True):
-        mine = points[classes == name]
-        axis.scatter(
-            *mine.T, s=14, color=colour, label=name if len(names) <= 24 else ""
-        )
+        x, y = points[classes == name].T
+        axis.scatter(x, y, s=14, color=colour, label=name if len(names) <= 24 else "")
     axis.set(xticks=[], yticks=[])
     if len(names) <= 24:
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)

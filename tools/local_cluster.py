@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import re
 import secrets
 import shlex
@@ -30,13 +31,6 @@ HOST = "127.0.0.1"
 WORKERS, CPUS = 2, 2
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 START_S, STOP_S = 300, 20
-# Given in advance, so that a node need not wait until its agents have told theirs.
-PORTS = (
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "runtime-env-agent-port",
-    "metrics-export-port",
-)
 NODE_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # `ray start` would still report, once, that reports are off: send that nowhere.
@@ -218,14 +212,13 @@ def _start(
     environment: Mapping[str, str],
 ) -> None:
     """Start a node and note its process in the state file, in place `number`."""
-    ports = _free_ports(len(PORTS))
     command = [
         *(python, "-m", "ray.scripts.scripts", "start", "--block", *options),
         f"--node-ip-address={HOST}",
         f"--num-cpus={CPUS}",
         "--num-gpus=0",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
-        *(f"--{name}={port}" for name, port in zip(PORTS, ports, strict=True)),
+        "--dashboard-agent-listen-port=0",  # the default is one port for all nodes
         *("--min-worker-port=0", "--max-worker-port=0"),
     ]
     with open(log, "w") as output:
@@ -306,11 +299,14 @@ def _ours(pid: int, started: float) -> psutil.Process | None:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+    """Choose ports below those that systems give to outgoing connections."""
+    free: list[int] = []
+    while len(free) < count:
+        port = random.randrange(20000, 30000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            free.append(port)
+    return free
 
 
 def _tail(folder: Path, lines: int = 15) -> str:

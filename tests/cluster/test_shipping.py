@@ -114,7 +114,7 @@ def test_a_submitted_job_that_brings_it_is_left_alone(
     submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
     where = ["--address", f"http://{joined.dashboard}", "--working-dir", str(brought)]
     ran = subprocess.run(
-        [*submit, *where, "--", "python", "driver.py"],
+        [*submit, *where, "--", sys.executable, "driver.py"],
         env=dict(os.environ) | joined.environment,
         capture_output=True,
         text=True,

@@ -22,7 +22,7 @@ from doggos_helpers.config import Settings
 from tools.local_cluster import local_cluster
 
 COPIES = ROOT / "build" / "notebooks"
-CELL_TIMEOUT_S, ALL_TIMEOUT_S = 300, 1200
+CELL_TIMEOUT_S, ALL_TIMEOUT_S = 300, 1500
 NODES = 3
 MIN_NODES_USED, MIN_EMBED_SHARE = 2, 0.10
 # The sample's test split: its CLIP knows the drawn breeds, so it should do far better

@@ -1,5 +1,6 @@
 """Training on Ray, on synthetic embeddings."""
 
+import dataclasses
 import json
 import signal
 
@@ -9,8 +10,10 @@ from synthetic import CLASSES, write_embeddings
 
 from doggos_helpers import registry, train_loop
 from doggos_helpers.classifier import load, predict_probabilities
+from doggos_helpers.cluster import live_nodes
 from doggos_helpers.embed import read_embeddings
 from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
+from doggos_helpers.plan import plan_workers
 from doggos_helpers.train import (
     build_trainer,
     conclude,
@@ -184,12 +187,7 @@ def test_without_embeddings_the_notebook_is_named(cluster, settings, tmp_path):
 
 
 def test_workers_that_do_not_fit_are_refused_at_once(cluster, settings):
-    from doggos_helpers.cluster import live_nodes
-    from doggos_helpers.plan import plan_workers
-
     many = settings.model_copy(update={"train_workers": 50, "train_cpus": 1})
     plan = plan_workers(live_nodes(), many)
-    import dataclasses
-
     with pytest.raises(ClusterError, match="50 workers of 1 CPU"):
         train(many, dataclasses.replace(cluster[1], plan=plan))
