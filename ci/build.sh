@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tutorial needs: `ci/build.sh`, or `ci/build.sh dev` for tests too.
-# Where to, it finds out: an active environment, the Python of an Anyscale Workspace
-# or of a container, else .venv in this folder, made with $PYTHON if that is set.
+# Where to, it finds out: an active environment, the Python of an Anyscale Workspace or
+# of a container that brings Ray, else .venv in this folder, made with $PYTHON if set.
 # Ray and torch that are already there are kept. TORCH_INDEX_URL adds a package index.
 set -exo pipefail
 { set +x; } 2>/dev/null # finding the target is not worth a trace
@@ -15,6 +15,7 @@ fail() {
   echo "ci/build.sh: $1" >&2
   exit 1
 }
+brings_ray() { "$1" -c 'from importlib.metadata import version; version("ray")' 2>/dev/null; }
 runs() { "$1" -c 'import sys' >/dev/null 2>&1; }
 supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
 managed() { # by the system's package manager (PEP 668)
@@ -31,7 +32,7 @@ find_target() { # sets python and prefix, the folder of the environment
     if [ -n "$prefix" ] && [ -x "$python" ] && runs "$python"; then return; fi
   done
   there="$(command -v "${PYTHON:-python3}" || command -v python || true)"
-  if in_image && [ -n "$there" ] && runs "$there" && ! managed "$there"; then
+  if in_image && [ -n "$there" ] && brings_ray "$there" && ! managed "$there"; then
     python="$there"
     prefix="$("$python" -c 'import sys; print(sys.prefix)')"
   fi

@@ -79,7 +79,7 @@ def connect(settings: Settings) -> Cluster:
         storage=str(settings.storage_root),
         plan=plan_workers(nodes, settings, grow_to),
     )
-    _quiet_ray_data(settings)
+    _configure_ray_data(settings)
     _current = cluster
     print(cluster)
     return cluster
@@ -284,10 +284,13 @@ def _dashboard() -> str:
     return f"http://{url}" if url else ""
 
 
-def _quiet_ray_data(settings: Settings) -> None:
+def _configure_ray_data(settings: Settings) -> None:
     from ray.data import DataContext
 
-    DataContext.get_current().enable_progress_bars = settings.shows_progress
+    data = DataContext.get_current()
+    data.enable_progress_bars = settings.shows_progress
+    # Else the first worker of a pool to be ready takes all blocks of a short job.
+    data.wait_for_min_actors_s = max(120, settings.wait_for_cluster_s)
     for handler in logging.getLogger("ray.data").handlers:
         if type(handler).__name__ != "SessionFileHandler":  # the log files keep all
             handler.setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ lies on storage that every node sees.
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ARTIFACT = "classifier"
+CONNECT_S = 10
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -40,6 +42,10 @@ def open_tracking(uri: str) -> "MlflowClient":
         if uri.startswith("sqlite:///"):
             file = Path(uri.removeprefix("sqlite:///"))
             file.parent.mkdir(parents=True, exist_ok=True)
+        elif server := urlsplit(uri).hostname:
+            # MLflow would try for minutes, without a word, to reach a server.
+            port = urlsplit(uri).port or (443 if uri.startswith("https") else 80)
+            socket.create_connection((server, port), timeout=CONNECT_S).close()
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:

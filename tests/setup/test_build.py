@@ -185,13 +185,28 @@ def test_an_ordinary_machine_gets_a_venv(plain_machine: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["ANYSCALE_CLUSTER_ID", "KUBERNETES_SERVICE_HOST"])
-def test_an_image_gets_it_into_its_own_python(plain_machine: Path, sign: str) -> None:
+def test_an_image_with_ray_gets_it_into_its_own_python(
+    plain_machine: Path, sign: str
+) -> None:
     prefix = make_environment(plain_machine.parent / "image")  # its python on PATH
     path = f"{prefix}/bin:{os.environ['PATH']}"
+    wheel = plain_machine.parent / "wheels" / "ray-2.60.0-py3-none-any.whl"
+    pip = [prefix / "bin" / "python", "-m", "pip", "install", "--no-index", wheel]
+    subprocess.run(pip, check=True, capture_output=True)
     ran = build(plain_machine, PATH=path, **{sign: "yes"})
     assert ran.returncode == 0, ran.stderr
-    assert installed(prefix)["ray"] == "2.60.0"
+    packages = installed(prefix)
+    assert packages["doggodep"] == "1.0" and "doggos_helpers" in packages
     assert not (plain_machine / ".venv").exists()
+
+
+def test_a_container_without_ray_is_an_ordinary_machine(plain_machine: Path) -> None:
+    prefix = make_environment(plain_machine.parent / "image")
+    path = f"{prefix}/bin:{os.environ['PATH']}"
+    ran = build(plain_machine, PATH=path, KUBERNETES_SERVICE_HOST="yes")
+    assert ran.returncode == 0, ran.stderr
+    assert "doggodep" not in installed(prefix)
+    assert installed(plain_machine / ".venv")["doggodep"] == "1.0"
 
 
 def test_an_unsupported_python_is_refused_in_one_sentence(plain_machine: Path) -> None:
