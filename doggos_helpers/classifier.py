@@ -101,6 +101,24 @@ def describe(folder: Path) -> dict[str, Any]:
     return labels
 
 
+def check_encoder(folder: Path, encoder: str) -> None:
+    """Refuse a classifier that learnt from other CLIP weights than `encoder`.
+
+    Args:
+        folder: Of the classifier.
+        encoder: What `clip.model_fingerprint` says of the model of the embeddings.
+
+    Raises:
+        ModelError: It would answer, and its answers would be noise.
+    """
+    if describe(folder).get("encoder") != encoder:
+        raise ModelError(
+            "the champion learnt from embeddings of other CLIP weights",
+            str(folder),
+            "Train again: notebook 04_training or `python -m doggos_helpers.train`",
+        )
+
+
 def load(folder: Path, device: str = "cpu") -> tuple[Classifier, list[str]]:
     """Load a classifier for prediction, and the label of each of its outputs.
 

@@ -246,7 +246,7 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
     """
     from doggos_helpers.clip import load_preprocessing
 
-    _check_weights(settings)
+    _check_weights(settings, champion)
     stage = plan.serve
     common: dict[str, Any] = {
         "num_replicas": stage.workers,
@@ -276,8 +276,9 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
     )
 
 
-def _check_weights(settings: Settings) -> None:
-    """Refuse embeddings of other weights: requests would be compared with noise."""
+def _check_weights(settings: Settings, champion: Path) -> None:
+    """Refuse embeddings or a champion of other weights: answers would be noise."""
+    from doggos_helpers.classifier import check_encoder
     from doggos_helpers.clip import model_fingerprint
 
     file = embeddings_file(settings)
@@ -289,3 +290,4 @@ def _check_weights(settings: Settings) -> None:
             str(file),
             "Run notebooks 03_embedding and 04_training again",
         )
+    check_encoder(champion, now)

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doggos_helpers.classifier import describe, load, predict_probabilities
+from doggos_helpers.classifier import (
+    check_encoder,
+    describe,
+    load,
+    predict_probabilities,
+)
 from doggos_helpers.cluster import Cluster, connect, disconnect, this_node, wait_for
 from doggos_helpers.config import (
     CLASS,
@@ -144,6 +149,8 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     version = champion(settings)
     labels = describe(version.folder)
     check_champion(labels, embeddings, version.folder)
+    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    check_encoder(version.folder, run["encoder"]["model"])
     test = embeddings.select(embeddings.splits == "test")
     if not len(test):
         raise DataError(
@@ -169,7 +176,6 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     )
     write_json(settings.evaluation_dir / METRICS, metrics)
     correct = round(metrics["top1"] * len(test))
-    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
     return write_run(
         settings.evaluation_dir,
         "evaluate",

@@ -242,7 +242,8 @@ def _compare(new: dict[str, Any], current: Version | None) -> tuple[str, bool]:
     if not (current.folder / LABELS).is_file():
         return f"champion: the files of {name} are gone", True
     old = describe(current.folder)
-    if any(old.get(key) != new[key] for key in ("fingerprint", "classes", "dimension")):
+    same = ("fingerprint", "encoder", "classes", "dimension")
+    if any(old.get(key) != new.get(key) for key in same):
         return f"champion: {name} was trained on other data or labels", True
     losses = f"validation loss {new['val_loss']:.4f}, {name} has {old['val_loss']:.4f}"
     wins = new["val_loss"] <= old["val_loss"]

@@ -98,7 +98,11 @@ def loop_config(
         "shuffle_rows": math.ceil(len(vectors) / plan.train.workers),
         "threads": plan.train.threads,
         "seed": settings.seed,
-        "about": {"pair": settings.pair, "fingerprint": run["fingerprint"]},
+        "about": {
+            "pair": settings.pair,
+            "fingerprint": run["fingerprint"],
+            "encoder": run["encoder"]["model"],
+        },
     }
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from synthetic import CLASSES, write_embeddings
 
 from doggos_helpers import registry
 from doggos_helpers.classifier import (
     Classifier,
+    check_encoder,
     load,
     predict_probabilities,
     save,
@@ -18,6 +18,7 @@ from doggos_helpers.classifier import (
 from doggos_helpers.embed import read_embeddings
 from doggos_helpers.errors import DataError, ModelError, StorageError
 from doggos_helpers.evaluate import evaluate, read_predictions
+from tests.synthetic import CLASSES, write_embeddings
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,8 @@ def make_champion(settings, classes=CLASSES, width=None):
     if classes != CLASSES or width:
         model = Classifier(width or model.dimension, 8, len(classes))
     folder = settings.training_dir / "checkpoint"
-    about = {"fingerprint": "synthetic", "val_loss": 0.1, "epoch": 1}
+    about = {"fingerprint": "synthetic", "encoder": "synthetic"}
+    about |= {"val_loss": 0.1, "epoch": 1}
     save(model, folder, classes, **about)
     with registry.tracked_run(settings) as run_id:
         registry.register(settings, run_id, folder)
@@ -94,6 +96,14 @@ def test_the_figures_agree_with_the_predictions(run, settings):
     assert np.trace(metrics["confusion"]) == right.sum()
     assert run["top1"] > 3 * run["chance"]["uniform"]
     assert run["top5"] >= run["top1"]
+
+
+def test_a_champion_of_other_clip_weights_is_refused(run, settings):
+    folder = registry.champion_folder(settings)
+    with pytest.raises(ModelError, match="other CLIP weights") as caught:
+        check_encoder(folder, "new weights")
+    assert caught.value.where == str(folder)
+    check_encoder(folder, "synthetic")
 
 
 def test_the_artefacts_are_parquet_and_json(run, settings):

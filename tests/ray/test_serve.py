@@ -18,6 +18,7 @@ from PIL import Image
 from ray import serve
 
 from doggos_helpers import classifier
+from doggos_helpers.clip import model_fingerprint
 from doggos_helpers.cluster import Cluster
 from doggos_helpers.embed import embed, read_embeddings
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
@@ -58,7 +59,8 @@ class App:
 def save_classifier(folder: Path, dimension: int) -> None:
     torch.manual_seed(0)
     model = classifier.Classifier(dimension, 16, len(CLASSES))
-    classifier.save(model, folder, sorted(CLASSES), epoch=3, val_loss=1.5)
+    about = {"epoch": 3, "val_loss": 1.5, "encoder": model_fingerprint("sample")}
+    classifier.save(model, folder, sorted(CLASSES), **about)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import signal
 
 import numpy as np
 import pytest
-from synthetic import CLASSES, write_embeddings
 
 from doggos_helpers import registry, train_loop
 from doggos_helpers.classifier import load, predict_probabilities
@@ -21,6 +20,7 @@ from doggos_helpers.train import (
     make_datasets,
     train,
 )
+from tests.synthetic import CLASSES, write_embeddings
 
 EPOCHS = 4
 

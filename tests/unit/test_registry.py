@@ -34,12 +34,15 @@ def settings(database, tmp_path):
     )
 
 
-def train(settings, val_loss, classes=CLASSES, fingerprint="f", dimension=4):
+def train(
+    settings, val_loss, classes=CLASSES, fingerprint="f", dimension=4, encoder="e"
+):
     """Register a classifier as a training would."""
     torch.manual_seed(0)
     model = Classifier(dimension, 8, len(classes))
     folder = settings.training_dir / "checkpoint"
     about = {"fingerprint": fingerprint, "val_loss": val_loss, "epoch": 3}
+    about["encoder"] = encoder
     save(model, folder, classes, **about)
     with registry.tracked_run(settings, epochs=3) as run_id:
         return registry.register(settings, run_id, folder), run_id
@@ -66,6 +69,7 @@ def test_the_first_is_champion_and_lies_under_the_storage(settings):
         ({"val_loss": 0.5}, True, "champion: validation loss 0.5000"),
         ({"val_loss": 0.6}, False, "not promoted"),
         ({"val_loss": 0.6, "fingerprint": "g"}, True, "other data"),
+        ({"val_loss": 0.6, "encoder": "other weights"}, True, "other data"),
         ({"val_loss": 0.6, "classes": ["akita", "corgi"]}, True, "other data"),
         ({"val_loss": 0.6, "dimension": 5}, True, "other data"),
     ],

@@ -60,4 +60,5 @@ def write_embeddings(
         fingerprint="synthetic",
         counts=counts,
         nodes={},
+        encoder={"model": "synthetic", "dtype": "float32"},
     )
