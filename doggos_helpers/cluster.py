@@ -223,30 +223,28 @@ def _quiet_driver() -> Iterator[None]:
     """Keep Ray's C++ core from printing to this process's standard error.
 
     It reports as errors what a user can do nothing about, such as the arguments of
-    every actor pool of Ray Data (ray-project/ray#53727). The level is read from the
-    environment when the driver connects. The processes that a local start makes
-    before that keep their own, and so their logs.
+    every actor pool of Ray Data (ray-project/ray#53727), or that there is no network.
+    The level is read from the environment when the driver connects. The processes
+    that a local start makes before that keep their own, and so their logs.
     """
     import ray._private.worker as worker
 
     connect_driver = worker.connect
 
     def connect_quietly(*args: Any, **kwargs: Any) -> Any:
-        kept = os.dup(2)  # the core says on it that it has read its level
-        try:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
-            with environment(RAY_BACKEND_LOG_LEVEL="fatal"):
-                return connect_driver(*args, **kwargs)
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        with environment(RAY_BACKEND_LOG_LEVEL="fatal"):
+            return connect_driver(*args, **kwargs)
 
+    kept = os.dup(2)
     worker.connect = connect_quietly
     try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         worker.connect = connect_driver
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def shipped() -> dict[str, Any]:
