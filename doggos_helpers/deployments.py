@@ -14,15 +14,16 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from ray import serve
 
-from doggos_helpers.cluster import this_node
 from doggos_helpers.config import PATH, Settings
-from doggos_helpers.embed import embeddings_file, read_embeddings
+from doggos_helpers.dataset import read_bytes
 from doggos_helpers.errors import ModelError
 from doggos_helpers.fetch import FetchError, fetch_image
-from doggos_helpers.images import BadImage, Preprocessing, decode, read_bytes
+from doggos_helpers.images import BadImage, Preprocessing, decode
+from doggos_helpers.nodes import this_node
 from doggos_helpers.plan import StagePlan, WorkerPlan
 from doggos_helpers.runs import read_json
 from doggos_helpers.search import SearchIndex
+from doggos_helpers.table import embeddings_file, read_embeddings
 
 if TYPE_CHECKING:
     from ray.serve import Application

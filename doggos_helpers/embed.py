@@ -1,16 +1,13 @@
 """Embedding: from a manifest of images to one Parquet table, on Ray Data."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doggos_helpers.cluster import Cluster, connect, disconnect, this_node, wait_for
+from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import (
     CLASS,
     EMBEDDING,
@@ -21,24 +18,26 @@ from doggos_helpers.config import (
     SPLIT,
     Settings,
 )
-from doggos_helpers.errors import StorageError, run_command
-from doggos_helpers.images import (
-    BadImage,
-    Manifest,
-    Preprocessing,
-    build_manifest,
-    decode,
-    read_bytes,
-)
+from doggos_helpers.dataset import build_manifest, read_bytes
+from doggos_helpers.errors import run_command
+from doggos_helpers.images import BadImage, Preprocessing, decode
+from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import WorkerPlan
-from doggos_helpers.runs import missing, read_json, write_run
+from doggos_helpers.runs import read_json, write_run
+from doggos_helpers.table import (
+    PART,
+    PENDING,
+    TABLE,
+    commit,
+    forget_other_encoder,
+    unfinished_rows,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
 PIXELS = "pixels"
-TABLE, PENDING, PART = "table", "pending", "embeddings.parquet"
 MAX_BLOCK_ROWS = 512
 
 
@@ -177,8 +176,8 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         "model": model_fingerprint(settings.model, settings.model_revision),
         "dtype": plan.embed.dtype,
     }
-    _forget_other_encoder(folder, encoder)
-    rows = _unfinished(folder, manifest)
+    forget_other_encoder(folder, encoder)
+    rows = unfinished_rows(folder, manifest)
     if rows.num_rows:
         wait_for(plan.embed, cluster, settings)
         build_pipeline(rows, manifest.root, settings, plan).write_parquet(
@@ -188,7 +187,7 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         record = read_json(folder / "run.json", "03_embedding")
         if record["fingerprint"] == manifest.fingerprint:
             return record
-    table, nodes = _commit(folder, manifest)
+    table, nodes = commit(folder, manifest)
     good = table[REASON].null_count
     reasons = Counter(r for r in table[REASON].to_pylist() if r)
     counts = {
@@ -210,156 +209,6 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         classes=list(manifest.classes),
         reasons=dict(reasons.most_common()),
     )
-
-
-def _forget_other_encoder(folder: Path, encoder: dict[str, str]) -> None:
-    """Drop rows that another model or precision embedded: they don't compare."""
-    from doggos_helpers.runs import write_json
-
-    note = folder / "encoder.json"
-    if note.is_file() and read_json(note, "03_embedding") != encoder:
-        shutil.rmtree(folder)
-    write_json(note, encoder)
-
-
-def _stored(folder: Path, manifest: Manifest) -> "pa.Table | None":
-    """Read what is stored, finished or pending: one row a path of the manifest."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pieces = []
-    for file in [
-        *(folder / TABLE).glob("*.parquet"),
-        *(folder / PENDING).rglob("*.parquet"),
-    ]:
-        try:
-            pq.read_metadata(file)
-        except pa.ArrowInvalid:  # no footer: half-written by an interrupted run
-            file.unlink()
-            continue
-        piece = pq.read_table(file)
-        if NODE not in piece.column_names:
-            piece = piece.append_column(NODE, pa.nulls(piece.num_rows, pa.string()))
-        pieces.append(piece)
-    if not pieces:
-        return None
-    table = pa.concat_tables(pieces)
-    sizes = dict(
-        zip(
-            manifest.table[PATH].to_pylist(),
-            manifest.table[SIZE].to_pylist(),
-            strict=True,
-        )
-    )
-    best: dict[str, tuple[bool, int]] = {}
-    columns = (PATH, SIZE, REASON)
-    for i, (path, size, reason) in enumerate(
-        zip(*(table[c].to_pylist() for c in columns), strict=True)
-    ):
-        if sizes.get(path) == size:  # later pieces are newer; a good row wins
-            best[path] = max(best.get(path, (False, -1)), (reason is None, i))
-    return table.take([i for _, (_, i) in sorted(best.items())])
-
-
-def _unfinished(folder: Path, manifest: Manifest) -> "pa.Table":
-    """Return the manifest rows that have no embedding yet."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    stored = _stored(folder, manifest)
-    if stored is None:
-        return manifest.table
-    done = stored.filter(pc.is_null(stored[REASON]))[PATH]
-    isin = pc.is_in(
-        manifest.table[PATH], value_set=pa.array(done.to_pylist(), pa.string())
-    )
-    return manifest.table.filter(pc.invert(isin))
-
-
-def _commit(folder: Path, manifest: Manifest) -> "tuple[pa.Table, dict[str, int]]":
-    """Merge the pending rows into the table, sorted by path, and swap it in."""
-    import pyarrow.parquet as pq
-
-    table = _stored(folder, manifest)
-    if table is None or table.num_rows != manifest.table.num_rows:
-        found = 0 if table is None else table.num_rows
-        raise StorageError(
-            f"{found} of {manifest.table.num_rows} rows were stored",
-            str(folder),
-            "Run the same command again: it computes the missing rows",
-        )
-    nodes = Counter(n for n in table[NODE].to_pylist() if n)
-    table = table.drop_columns([NODE])
-    target = folder / TABLE
-    target.mkdir(parents=True, exist_ok=True)
-    draft = target / f".{PART}"
-    pq.write_table(table, draft)
-    draft.replace(target / PART)
-    shutil.rmtree(folder / PENDING, ignore_errors=True)
-    return table, dict(sorted(nodes.items()))
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """The good rows of the table, in path order, as arrays of the same length n.
-
-    `vectors` is float32 [n, d] with rows of length one; the others are str [n].
-    """
-
-    paths: np.ndarray
-    classes: np.ndarray
-    splits: np.ndarray
-    vectors: np.ndarray
-
-    def __len__(self) -> int:
-        """Return n."""
-        return len(self.paths)
-
-    def select(self, mask: np.ndarray) -> "Embeddings":
-        """Return the rows where `mask` (bool [n], or indices) holds."""
-        columns = (self.paths, self.classes, self.splits, self.vectors)
-        return Embeddings(*(c[mask] for c in columns))
-
-
-def embeddings_file(settings: Settings) -> Path:
-    """Return the Parquet file of the table.
-
-    Raises:
-        StorageError: It isn't there yet.
-    """
-    file = settings.embeddings_dir / TABLE / PART
-    if not (file.is_file() and (settings.embeddings_dir / "run.json").is_file()):
-        raise missing(file, "03_embedding")
-    return file
-
-
-def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
-    """Read the good rows of the table, of one split or of all.
-
-    Raises:
-        StorageError: There is no table yet, or it can't be read.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    file = embeddings_file(settings)
-    try:
-        table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StorageError(
-            f"can't read the embeddings ({error})",
-            str(file),
-            "Delete this file and run notebook 03_embedding again",
-        ) from error
-    keep = pc.is_null(table[REASON])
-    if split:
-        keep = pc.and_(keep, pc.equal(table[SPLIT], split))
-    table = table.filter(keep).combine_chunks()
-    flat = table[EMBEDDING].combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, len(flat) // max(1, table.num_rows))
-    text = [np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT)]
-    return Embeddings(text[0], text[1], text[2], vectors)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from doggos_helpers.classifier import (
     load,
     predict_probabilities,
 )
-from doggos_helpers.cluster import Cluster, connect, disconnect, this_node, wait_for
+from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import (
     CLASS,
     EMBEDDING,
@@ -25,12 +25,13 @@ from doggos_helpers.config import (
     PROBABILITY,
     Settings,
 )
-from doggos_helpers.embed import Embeddings, embeddings_file, read_embeddings
 from doggos_helpers.errors import DataError, ModelError, StorageError, run_command
 from doggos_helpers.metrics import compute_metrics
+from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import WorkerPlan
 from doggos_helpers.registry import champion
 from doggos_helpers.runs import missing, read_json, write_json, write_run
+from doggos_helpers.table import Embeddings, embeddings_file, read_embeddings
 
 if TYPE_CHECKING:
     import pandas as pd

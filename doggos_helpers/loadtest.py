@@ -12,10 +12,10 @@ import numpy as np
 from pydantic import Field
 
 from doggos_helpers.config import Settings
-from doggos_helpers.embed import read_embeddings
+from doggos_helpers.dataset import read_bytes
 from doggos_helpers.errors import ServiceError, run_command
-from doggos_helpers.images import read_bytes
 from doggos_helpers.runs import read_json, write_json, write_run
+from doggos_helpers.table import read_embeddings
 
 MAX_IMAGES = 64  # different images sent; they are repeated after that
 

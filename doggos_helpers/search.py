@@ -9,9 +9,9 @@ import numpy as np
 from pydantic import Field
 
 from doggos_helpers.config import Settings
-from doggos_helpers.embed import Embeddings, read_embeddings
 from doggos_helpers.errors import DataError, SettingsError, run_command
 from doggos_helpers.images import BadImage, decode
+from doggos_helpers.table import Embeddings, read_embeddings
 
 if TYPE_CHECKING:
     from doggos_helpers.clip import ClipEncoder

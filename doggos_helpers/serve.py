@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from ray import serve
 
-from doggos_helpers.cluster import Cluster, connect, disconnect, wait_for
+from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import Settings
 from doggos_helpers.deployments import IMAGES, application, beside
-from doggos_helpers.embed import read_embeddings
 from doggos_helpers.errors import ServiceError, run_command
+from doggos_helpers.nodes import wait_for
+from doggos_helpers.table import read_embeddings
 
 if TYPE_CHECKING:
     from ray.serve import Application

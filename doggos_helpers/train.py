@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doggos_helpers.cluster import Cluster, connect, disconnect, wait_for
+from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import EMBEDDING, SPLITS, Settings
-from doggos_helpers.embed import Embeddings, read_embeddings
 from doggos_helpers.errors import DataError, run_command
+from doggos_helpers.nodes import wait_for
 from doggos_helpers.plan import WorkerPlan
 from doggos_helpers.registry import EpochLogger, register, tracked_run
 from doggos_helpers.runs import read_json, write_run
+from doggos_helpers.table import Embeddings, read_embeddings
 from doggos_helpers.train_loop import LABEL, train_loop
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from doggos_helpers.classifier import Classifier, load, save
-from doggos_helpers.cluster import this_node
 from doggos_helpers.config import EMBEDDING
 from doggos_helpers.errors import ModelError
+from doggos_helpers.nodes import this_node
 
 LABEL = "label"
 OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"

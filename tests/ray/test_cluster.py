@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from doggos_helpers.cluster import connect, this_node, wait_for
+from doggos_helpers.cluster import connect
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
+from doggos_helpers.nodes import this_node, wait_for
 
 
 def test_connect_again_keeps_the_connection_and_says_the_same(cluster, capsys):

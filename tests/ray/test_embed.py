@@ -11,15 +11,12 @@ from PIL import Image
 
 from doggos_helpers.clip import ClipEncoder
 from doggos_helpers.config import Settings
-from doggos_helpers.embed import (
-    build_pipeline,
-    embed,
-    embeddings_file,
-    read_embeddings,
-)
+from doggos_helpers.dataset import build_manifest
+from doggos_helpers.embed import build_pipeline, embed
 from doggos_helpers.errors import StorageError
-from doggos_helpers.images import build_manifest, decode
+from doggos_helpers.images import decode
 from doggos_helpers.sample import write_dataset
+from doggos_helpers.table import embeddings_file, read_embeddings
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from doggos_helpers.classifier import (
     predict_probabilities,
     save,
 )
-from doggos_helpers.embed import read_embeddings
 from doggos_helpers.errors import DataError, ModelError, StorageError
 from doggos_helpers.evaluate import evaluate, read_predictions
+from doggos_helpers.table import read_embeddings
 from tests.synthetic import CLASSES, write_embeddings
 
 

@@ -4,10 +4,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from doggos_helpers.embed import embed, read_embeddings
+from doggos_helpers.dataset import list_files
+from doggos_helpers.embed import embed
 from doggos_helpers.errors import DataError
-from doggos_helpers.images import list_files
 from doggos_helpers.sample import write_dataset
+from doggos_helpers.table import read_embeddings
 
 
 @pytest.fixture(scope="module")

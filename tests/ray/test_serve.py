@@ -20,11 +20,12 @@ from ray import serve
 from doggos_helpers import classifier
 from doggos_helpers.clip import model_fingerprint
 from doggos_helpers.cluster import Cluster
-from doggos_helpers.embed import embed, read_embeddings
+from doggos_helpers.embed import embed
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
 from doggos_helpers.fetch import MAX_BYTES
 from doggos_helpers.loadtest import read_test_images, send_load
 from doggos_helpers.serve import ServeSettings, Service, curl_line, start, stop
+from doggos_helpers.table import read_embeddings
 
 CLASSES = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
 JPEG = "test/basset/0.jpg"

@@ -9,10 +9,10 @@ import pytest
 
 from doggos_helpers import registry, train_loop
 from doggos_helpers.classifier import load, predict_probabilities
-from doggos_helpers.cluster import live_nodes
-from doggos_helpers.embed import read_embeddings
 from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
+from doggos_helpers.nodes import live_nodes
 from doggos_helpers.plan import plan_workers
+from doggos_helpers.table import read_embeddings
 from doggos_helpers.train import (
     build_trainer,
     conclude,

@@ -8,17 +8,9 @@ import pytest
 from PIL import Image
 
 from doggos_helpers.config import Settings
+from doggos_helpers.dataset import build_manifest, list_files, open_root, read_bytes
 from doggos_helpers.errors import DataError
-from doggos_helpers.images import (
-    BadImage,
-    Preprocessing,
-    build_manifest,
-    decode,
-    list_files,
-    open_root,
-    read_bytes,
-    upright,
-)
+from doggos_helpers.images import BadImage, Preprocessing, decode, upright
 
 CLIP = Preprocessing(shortest_edge=32, crop=(32, 32), resample=3)
 RED, BLUE = (220, 20, 30), (20, 30, 220)

@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
-from doggos_helpers.embed import Embeddings
 from doggos_helpers.errors import DataError, ModelError
 from doggos_helpers.evaluate import check_champion
 from doggos_helpers.metrics import compute_metrics
+from doggos_helpers.table import Embeddings
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
 ACTUAL = ["a", "a", "a", "b", "b", "c"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from doggos_helpers.embed import Embeddings
 from doggos_helpers.errors import SettingsError
 from doggos_helpers.search import SearchIndex
+from doggos_helpers.table import Embeddings
 
 
 @pytest.fixture

@@ -1,0 +1,104 @@
+"""Nodes: what the cluster has, what it may grow to, and waiting for that."""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from doggos_helpers.config import Settings
+from doggos_helpers.errors import ClusterError
+from doggos_helpers.plan import Node, StagePlan, fits
+
+if TYPE_CHECKING:
+    from doggos_helpers.cluster import Cluster
+
+
+def live_nodes() -> tuple[Node, ...]:
+    """Return the nodes that are alive, the head first."""
+    import ray
+
+    nodes = []
+    for raw in ray.nodes():
+        if not raw["Alive"]:
+            continue
+        have = raw["Resources"]
+        kinds = [r.partition(":")[2] for r in have if r.startswith("accelerator_type:")]
+        nodes.append(
+            Node(
+                name=node_name(raw),
+                cpus=have.get("CPU", 0.0),
+                gpus=have.get("GPU", 0.0),
+                memory=int(have.get("memory", 0)),
+                accelerators=tuple(kinds),
+                is_head="node:__internal_head__" in have,
+            )
+        )
+    return tuple(sorted(nodes, key=lambda n: (not n.is_head, n.name)))
+
+
+def node_name(raw: dict[str, Any]) -> str:
+    """Name a node in figures and records: its address and the start of its id."""
+    return f"{raw['NodeManagerAddress']}/{raw['NodeID'][:6]}"
+
+
+def this_node() -> str:
+    """Name the node on which this code runs, as `node_name` does. For workers."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"{ray.util.get_node_ip_address()}/{context.get_node_id()[:6]}"
+
+
+def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
+    """Return once the nodes hold all workers of a stage.
+
+    On a fixed cluster that can't, it raises at once. On one that may grow, it asks
+    for the growth and waits up to `wait_for_cluster_s`, saying for what.
+
+    Raises:
+        ClusterError: The workers don't fit.
+    """
+    nodes = live_nodes()
+    held = fits(nodes, stage)
+    if held >= stage.workers:
+        return
+    need = f"{stage.workers} workers of {stage.cpus:g} CPU and {stage.gpus:g} GPU"
+    if cluster.grow_to is None:
+        raise ClusterError(
+            f"{need} don't fit: the nodes hold {held}",
+            "; ".join(f"{n.name}: {n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
+            "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
+            " *_cpus, gpus_per_worker), or add nodes",
+        )
+    _wait_for_growth(stage, need, settings.wait_for_cluster_s)
+
+
+def _wait_for_growth(stage: StagePlan, need: str, limit_s: int) -> None:
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": stage.cpus} | ({"GPU": stage.gpus} if stage.gpus else {})
+    request_resources(bundles=[bundle] * stage.workers)
+    deadline = time.monotonic() + limit_s
+    try:
+        while (held := fits(live_nodes(), stage)) < stage.workers:
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the cluster did not grow to {need} within {limit_s} s",
+                    f"the nodes hold {held}",
+                    "Raise wait_for_cluster_s, or look at the autoscaler's log",
+                )
+            print(f"Waiting for the cluster to grow to {need}; it holds {held}.")
+            time.sleep(min(5.0, max(0.0, deadline - time.monotonic()) + 0.1))
+    finally:
+        request_resources(bundles=[])
+
+
+def growth_limits() -> dict[str, float] | None:
+    """Return the totals that the autoscaler may reach, None on a fixed cluster."""
+    import ray._private.state
+
+    try:
+        limits = ray._private.state.state.get_max_resources_from_cluster_config()
+        return None if limits is None else {k: float(v) for k, v in limits.items()}
+    except Exception:  # a private call: without it the cluster counts as fixed
+        logging.getLogger(__name__).debug("no autoscaler limits", exc_info=True)
+        return None
