@@ -68,7 +68,7 @@ def connect(settings: Settings) -> Cluster:
     if not ray.is_initialized():
         started_here = _init(settings)
     Path(settings.storage_root).mkdir(parents=True, exist_ok=True)
-    nodes, grow_to = live_nodes(), growth_limits()
+    nodes, grow_to = live_nodes(), growth_limits(settings)
     context = ray.get_runtime_context()
     cluster = Cluster(
         address=context.gcs_address,

@@ -5,7 +5,7 @@ embeds with CLIP, `Predictor` classifies and searches.
 """
 
 import asyncio
-import warnings
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +52,8 @@ class Encoder:
             towers=("image", "text"),
         )
         self.node = this_node()
-        # Answers name the unknown words. Python remembers every warning it shows, and
-        # a service would remember every text.
-        warnings.filterwarnings("ignore", message="the model has never seen")
+        # Answers name the unknown words; the logs of a service need not.
+        logging.getLogger("doggos_helpers.clip").setLevel(logging.ERROR)
         batched: tuple[Any, ...] = (self.image, self.text)
         for method in batched:
             method.set_max_batch_size(plan.serve.batch_size)

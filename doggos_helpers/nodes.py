@@ -1,6 +1,7 @@
 """Nodes: what the cluster has, what it may grow to, and waiting for that."""
 
 import logging
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from doggos_helpers.plan import Node, StagePlan, fits
 
 if TYPE_CHECKING:
     from doggos_helpers.cluster import Cluster
+
+UNLIMITED = {"CPU": 64.0, "GPU": 8.0}  # what to plan for where there is no limit
 
 
 def live_nodes() -> tuple[Node, ...]:
@@ -67,7 +70,8 @@ def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
             f"{need} don't fit: the nodes hold {held}",
             "; ".join(f"{n.name}: {n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
             "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
-            " *_cpus, gpus_per_worker), or add nodes",
+            " *_cpus, gpus_per_worker), add nodes, or, if it grows by itself, say how"
+            " far (grow_to_cpus, grow_to_gpus)",
         )
     _wait_for_growth(stage, need, settings.wait_for_cluster_s)
 
@@ -92,13 +96,24 @@ def _wait_for_growth(stage: StagePlan, need: str, limit_s: int) -> None:
         request_resources(bundles=[])
 
 
-def growth_limits() -> dict[str, float] | None:
-    """Return the totals that the autoscaler may reach, None on a fixed cluster."""
+def growth_limits(settings: Settings) -> dict[str, float] | None:
+    """Return the totals ("CPU", "GPU") that the autoscaler may reach.
+
+    They are `grow_to_cpus` and `grow_to_gpus`, else what Ray knows: Anyscale's
+    autoscaler tells it, the open-source ones of Ray 2.60 don't. None: a fixed cluster.
+    """
     import ray._private.state
 
+    if settings.grow_to_cpus or settings.grow_to_gpus:
+        return {"CPU": settings.grow_to_cpus, "GPU": settings.grow_to_gpus}
     try:
         limits = ray._private.state.state.get_max_resources_from_cluster_config()
-        return None if limits is None else {k: float(v) for k, v in limits.items()}
     except Exception:  # a private call: without it the cluster counts as fixed
         logging.getLogger(__name__).debug("no autoscaler limits", exc_info=True)
         return None
+    if limits is None:
+        return None
+    return {
+        k: UNLIMITED.get(k, 0.0) if v >= sys.maxsize else float(v)
+        for k, v in limits.items()
+    }
