@@ -17,7 +17,7 @@ test-long:  ## everything, with what takes too long for a user
 lint:
 	@$(call run,dev) ruff check . && "$$(cat build/.python)" -m ruff format --check . && "$$(cat build/.python)" -m mypy
 lab:  ## JupyterLab on the notebooks; an exported RAY_ADDRESS reaches them
-	@$(call run) jupyterlab notebooks $(LAB_ARGS)
+	@$(call run) jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 cluster:  ## a head and two worker nodes on this machine; prints the lines to export
 	@$(call run) tools.local_cluster up
 cluster-down:
