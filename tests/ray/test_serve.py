@@ -236,7 +236,7 @@ def test_the_curl_line_names_an_image_that_the_app_has(app):
     assert url and app.client.get(url[1]).status_code == 200
 
 
-def test_requests_at_a_time_are_batched_and_all_answered(app):
+def test_requests_at_a_time_are_all_answered(app):
     images = read_test_images(app.settings)
     report = asyncio.run(send_load(app.url, images, requests=60, concurrency=12))
     assert report["statuses"] == {"200": 60}
