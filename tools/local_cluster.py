@@ -116,7 +116,7 @@ def up(
         return running
     down(folder)
     cluster = _prepare(folder)
-    environment = _clean_environment() | cluster.environment
+    environment = clean_environment() | cluster.environment
     del environment["RAY_ADDRESS"]
     theirs = environment | dict(worker_environment or {})
 
@@ -179,7 +179,7 @@ def _prepare(folder: Path) -> LocalCluster:
         file.write(secrets.token_hex(32))
     # Ray's Unix sockets lie below it, and their paths may have 107 characters at most.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
-    port, dashboard = _free_ports(2)
+    port, dashboard = free_ports(2)
     return LocalCluster(
         address=f"{HOST}:{port}",
         dashboard=f"{HOST}:{dashboard}",
@@ -191,7 +191,7 @@ def _prepare(folder: Path) -> LocalCluster:
 def _start_head(
     cluster: LocalCluster, folder: Path, environment: Mapping[str, str]
 ) -> None:
-    client_port = _free_ports(1)[0]
+    client_port = free_ports(1)[0]
     options = [
         "--head",
         f"--port={cluster.address.partition(':')[2]}",
@@ -203,6 +203,21 @@ def _start_head(
     _start(cluster, 0, log, sys.executable, options, environment)
 
 
+def node_command(
+    python: str, cpus: int, gpus: int, object_store_bytes: int, *options: str
+) -> list[str]:
+    """Return the command of a node that gets along with others on this machine."""
+    return [
+        *(python, "-m", "ray.scripts.scripts", "start", "--block", *options),
+        f"--node-ip-address={HOST}",
+        f"--num-cpus={cpus}",
+        f"--num-gpus={gpus}",
+        f"--object-store-memory={object_store_bytes}",
+        "--dashboard-agent-listen-port=0",  # the default is one port for all nodes
+        *("--min-worker-port=0", "--max-worker-port=0"),
+    ]
+
+
 def _start(
     cluster: LocalCluster,
     number: int,
@@ -212,15 +227,7 @@ def _start(
     environment: Mapping[str, str],
 ) -> None:
     """Start a node and note its process in the state file, in place `number`."""
-    command = [
-        *(python, "-m", "ray.scripts.scripts", "start", "--block", *options),
-        f"--node-ip-address={HOST}",
-        f"--num-cpus={CPUS}",
-        "--num-gpus=0",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        "--dashboard-agent-listen-port=0",  # the default is one port for all nodes
-        *("--min-worker-port=0", "--max-worker-port=0"),
-    ]
+    command = node_command(python, CPUS, 0, OBJECT_STORE_BYTES, *options)
     with open(log, "w") as output:
         started = subprocess.Popen(
             command,
@@ -260,9 +267,8 @@ def _complete(
         )
     try:
         while (alive := _count(log)) <= workers:
-            if alive and len(cluster.processes) == 1:
-                for number in range(1, workers + 1):
-                    start_worker(number)
+            if alive == len(cluster.processes):  # side by side, one often gives up
+                start_worker(alive)
             dead = [i for i, p in enumerate(cluster.processes) if not _ours(*p)]
             if time.monotonic() > deadline or 0 in dead or len(dead) > restarts:
                 wanted = f"{workers + 1} nodes, and {alive} came up"
@@ -282,7 +288,7 @@ def _count(log: Path) -> int:
     return int(told[-1]) if told else 0
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Leave out what would make the nodes join or imitate another Ray."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return kept | NODE_VARIABLES
@@ -298,7 +304,7 @@ def _ours(pid: int, started: float) -> psutil.Process | None:
         return None
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Choose ports below those that systems give to outgoing connections."""
     free: list[int] = []
     while len(free) < count:

@@ -47,7 +47,7 @@ def refused(message: str, call, *arguments) -> None:
 
 def main(address: str, storage: str) -> None:
     """Plan for what may come, wait for it, and refuse what can't come."""
-    settings = Settings(address=address, storage=storage, wait_for_cluster_s=120)
+    settings = Settings(address=address, storage=storage, wait_for_cluster_s=240)
     # No limits are known: it counts as fixed.
     refused("no node has a whole CPU", connect, settings)
     said = settings.model_copy(update={"grow_to_cpus": 8, "grow_to_gpus": 4})
