@@ -1,6 +1,7 @@
 """The breed classifier: an embedding in, one score a class out; save and load."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def save(
 ) -> dict[str, Any]:
     """Write the weights and what they mean: a safetensors and a JSON file, no pickle.
 
+    Both are written beside their place and moved there when they are whole.
+
     Args:
         model: The classifier, not wrapped for training.
         folder: Created if it isn't there.
@@ -68,7 +71,6 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().cpu() for name, t in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
     labels = {
         "classes": list(classes),
         "dimension": model.dimension,
@@ -76,7 +78,15 @@ def save(
         "dropout": model.dropout,
         **about,
     }
-    (folder / LABELS).write_text(json.dumps(labels, indent=2) + "\n")
+    drafts = [folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, LABELS)]
+    try:
+        save_file(weights, drafts[0])
+        drafts[1].write_text(json.dumps(labels, indent=2) + "\n")
+        for draft, name in zip(drafts, (WEIGHTS, LABELS), strict=True):
+            draft.replace(folder / name)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
     return labels
 
 
@@ -90,9 +100,10 @@ def describe(folder: Path) -> dict[str, Any]:
         labels = json.loads((folder / LABELS).read_text())
         for key in ("classes", "dimension", "hidden_units", "dropout"):
             labels[key]
-    except (OSError, ValueError, KeyError) as error:
+        in_order = labels["classes"] == sorted(set(labels["classes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / LABELS, error) from error
-    if labels["classes"] != sorted(set(labels["classes"])):
+    if not in_order:
         raise ModelError(
             "the labels of the classifier are not sorted, or not unique",
             str(folder / LABELS),

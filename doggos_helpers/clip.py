@@ -10,18 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from doggos_helpers.config import SAMPLE
 from doggos_helpers.errors import ModelError
+from doggos_helpers.hub import FIX, hub_problem
 from doggos_helpers.images import Preprocessing
+from doggos_helpers.model_files import check_model, model_source
 
-
-def model_source(model: str) -> str:
-    """Resolve a model setting to a folder or hub id, on the machine it runs on."""
-    if model == SAMPLE:
-        from doggos_helpers.sample import MODEL_DIR
-
-        return str(MODEL_DIR)
-    return model
+__all__ = [
+    "ClipEncoder",
+    "check_model",
+    "known_words",
+    "load_preprocessing",
+    "model_fingerprint",
+    "model_source",
+]
 
 
 def model_fingerprint(model: str, revision: str = "") -> str:
@@ -48,16 +49,14 @@ def _load(loader: Any, model: str, revision: str, **options: Any) -> Any:
     """Call `from_pretrained`, and say what to do when it can't."""
     source = model_source(model)
     if source.startswith("/") and not Path(source).is_dir():
-        raise ModelError("no such model folder", source, "Check DOGGOS_MODEL")
+        raise ModelError("no such model folder", source, FIX)
+    if not Path(source).is_dir():
+        options["local_files_only"] = bool(hub_problem())
     try:
         return loader.from_pretrained(source, revision=revision or None, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"can't load the CLIP model ({str(error).splitlines()[0]})",
-            model,
-            "Set DOGGOS_MODEL to sample, a hub id that this machine can reach, or a"
-            " folder written by save_pretrained",
-        ) from error
+    except Exception as error:  # what transformers raises isn't one family
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"can't load the CLIP model ({why})", model, FIX) from error
 
 
 def _load_tower(loader: Any, model: str, revision: str, dtype: Any) -> Any:

@@ -1,7 +1,6 @@
 """Connecting to Ray: which cluster, what it has, and leaving it as it was."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import socket
@@ -20,6 +19,7 @@ from doggos_helpers.config import (
 from doggos_helpers.errors import ClusterError, run_command
 from doggos_helpers.nodes import growth_limits, live_nodes
 from doggos_helpers.plan import Node, WorkerPlan, plan_workers
+from doggos_helpers.runs import check_storage
 
 LOCAL = "local"
 
@@ -67,7 +67,7 @@ def connect(settings: Settings) -> Cluster:
     started_here = bool(_current and _current.started_here)
     if not ray.is_initialized():
         started_here = _init(settings)
-    Path(settings.storage_root).mkdir(parents=True, exist_ok=True)
+    check_storage(settings)
     nodes, grow_to = live_nodes(), growth_limits(settings)
     context = ray.get_runtime_context()
     cluster = Cluster(
@@ -85,6 +85,13 @@ def connect(settings: Settings) -> Cluster:
     return cluster
 
 
+def is_connected() -> bool:
+    """Tell whether this process is connected to a Ray."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
 def disconnect() -> None:
     """Leave the cluster; end it if `connect` started it. Harmless if called twice."""
     global _current
@@ -97,6 +104,7 @@ def disconnect() -> None:
 def _init(settings: Settings) -> bool:
     """Run `ray.init`; return whether it started a cluster."""
     import ray
+    from ray.exceptions import RayError
 
     given = settings.address or ray_address()
     address = given or _running_here()
@@ -107,7 +115,7 @@ def _init(settings: Settings) -> bool:
             with _quiet_driver():
                 ray.init(address=address, **quiet, runtime_env=shipped())
             return False
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             if given:
                 raise ClusterError(
                     f"no Ray cluster answers ({str(error).splitlines()[0]})",
@@ -115,8 +123,17 @@ def _init(settings: Settings) -> bool:
                     "Check DOGGOS_ADDRESS or RAY_ADDRESS and, where it asks for a"
                     " token, RAY_AUTH_MODE=token; address=local starts one here",
                 ) from error
-    with _quiet_driver():
-        ray.init(address=LOCAL, **quiet)
+    try:
+        with _quiet_driver():
+            ray.init(address=LOCAL, **quiet)
+    except Exception as error:  # Ray raises a bare one where a process didn't come up
+        ray.shutdown()
+        raise ClusterError(
+            f"Ray can't be started here ({str(error).splitlines()[0]})",
+            socket.gethostname(),
+            "Run it again when the machine is less busy; /tmp/ray/session_latest/logs"
+            " says more",
+        ) from error
     _tighten_token()
     return True
 
@@ -197,11 +214,19 @@ def _configure_ray_data(settings: Settings) -> None:
     data.enable_progress_bars = settings.shows_progress
     # Else the first worker of a pool to be ready takes all blocks of a short job.
     data.wait_for_min_actors_s = max(120, settings.wait_for_cluster_s)
+    # Its wrapper loses what a worker raised on the way; `unwrapped` looks for that.
+    data.raise_original_map_exception = True
     for handler in logging.getLogger("ray.data").handlers:
         if type(handler).__name__ != "SessionFileHandler":  # the log files keep all
             handler.setLevel(logging.WARNING)
+            # An error is raised as well: it would be told twice, once with a traceback.
+            handler.addFilter(_below_error)
     # With the bars off, it warns that they are off, at every execution.
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def _below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
 
 
 def _tighten_token() -> None:
@@ -212,15 +237,23 @@ def _tighten_token() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print which Ray would be joined, its nodes and the worker plan."""
+    """Print what is found of all that the series needs; return 1 if anything isn't ok.
+
+    So it says as well which Ray would be joined, its nodes and the worker plan.
+    """
+    from doggos_helpers.doctor import examine
+
     settings = Settings.from_command("doggos_helpers.cluster", list(arguments))
-    cluster = connect(settings)
-    for node in cluster.nodes:
-        print(f"  {dataclasses.asdict(node)}")
-    print(cluster.plan)
-    disconnect()
-    return 0
+    wrong = 0
+    for finding in examine(settings):
+        print(finding, flush=True)
+        wrong += bool(finding.fix)
+    print(f"{wrong} not ok" if wrong else "All is well.")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    run_command(main)
+    # The doctor imports this module by its name; as `__main__` it would be another.
+    from doggos_helpers.cluster import main as imported_main
+
+    run_command(imported_main)

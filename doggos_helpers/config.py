@@ -5,6 +5,7 @@ This is the only module that reads the environment. Precedence: a value passed i
 """
 
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -16,15 +17,20 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as CommandLineError
 
 from doggos_helpers.errors import SettingsError
 
 PATH, CLASS, SPLIT, SIZE = "path", "class", "split", "size"
 EMBEDDING, REASON, NODE = "embedding", "reason", "node"
+DIGEST = "digest"
 PREDICTED, PROBABILITY = "predicted", "probability"
 SPLITS = ("train", "val", "test")
 SAMPLE = "sample"
 CHAMPION = "champion"
+PREFIX = "DOGGOS_"
+# What single commands add to these settings; their variables are known as well.
+OF_COMMANDS = "text image classes champion url requests concurrency timeout_s".split()
 
 YesNo = Literal["", "yes", "no"]
 # Ray, MLflow and Hugging Face report usage unless told otherwise.
@@ -40,8 +46,10 @@ class Settings(BaseSettings):
     """Settings of the series. Each is also a variable: --use-gpu is DOGGOS_USE_GPU."""
 
     model_config = SettingsConfigDict(
-        env_prefix="DOGGOS_",
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
         frozen=True,
+        validate_default=False,  # 0 means "from the plan" by being left out alone
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,
@@ -59,22 +67,25 @@ class Settings(BaseSettings):
     grow_to_cpus: float = Field(0, ge=0, description="what an autoscaler may reach")
     grow_to_gpus: float = Field(0, ge=0, description="0: what Ray knows of it")
     images_per_class: int = Field(0, ge=0, description="per split; 0: all of them")
+    max_bad_share: float = Field(
+        0.5, gt=0, le=1, description="of bad images at which embedding stops"
+    )
     progress: YesNo = Field("", description="progress bars; empty: where they help")
 
     use_gpu: YesNo = Field("", description="empty: where there is one")
     accelerator_type: str = Field("", description="such as L4; empty: any")
-    gpus_per_worker: float = Field(0, ge=0, description="0: from the plan")
+    gpus_per_worker: float = Field(0, gt=0, description="0: from the plan")
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
         "", description="of the CLIP towers; empty: from the plan"
     )
-    embed_workers: int = Field(0, ge=0, description="0: from the plan")
-    embed_cpus: float = Field(0, ge=0, description="CPUs of an embedding worker")
-    embed_batch_size: int = Field(0, ge=0, description="images; 0: from the plan")
-    train_workers: int = Field(0, ge=0, description="0: from the plan")
-    train_cpus: float = Field(0, ge=0, description="CPUs of a training worker")
-    train_batch_size: int = Field(0, ge=0, description="rows a worker; 0: the plan's")
-    replicas: int = Field(0, ge=0, description="of each serving stage; 0: the plan's")
-    replica_cpus: float = Field(0, ge=0, description="CPUs of a model replica")
+    embed_workers: int = Field(0, gt=0, description="0: from the plan")
+    embed_cpus: float = Field(0, gt=0, description="CPUs of an embedding worker")
+    embed_batch_size: int = Field(0, gt=0, description="images; 0: from the plan")
+    train_workers: int = Field(0, gt=0, description="0: from the plan")
+    train_cpus: float = Field(0, gt=0, description="CPUs of a training worker")
+    train_batch_size: int = Field(0, gt=0, description="rows a worker; 0: the plan's")
+    replicas: int = Field(0, gt=0, description="of each serving stage; 0: the plan's")
+    replica_cpus: float = Field(0, gt=0, description="CPUs of a model replica")
 
     epochs: int = Field(15, gt=0, description="passes over the training rows")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
@@ -105,6 +116,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "unknown setting", ", ".join(unknown), "Remove it or mend its name"
             )
+        warn_of_unknown_variables()
         given = {n: v for n, v in parameters.items() if not cls._not_given(n, v)}
         try:
             return cls(**given)
@@ -114,14 +126,23 @@ class Settings(BaseSettings):
     @classmethod
     def from_command(cls, program: str, arguments: list[str]) -> Self:
         """Build settings from a command's options (`--dataset`, `--help`, ...)."""
+        warn_of_unknown_variables()
         command: dict[str, Any] = {
             "_cli_parse_args": arguments,
             "_cli_prog_name": f"python -m {program}",
+            "_cli_exit_on_error": False,
         }
         try:
             return cls(**command)
         except ValidationError as error:
             raise cls._explain(error) from None
+        except CommandLineError as error:
+            what = str(error).removeprefix("error parsing CLI: ")
+            options = [f"--{name.replace('_', '-')}" for name in cls.model_fields]
+            wrong = [word for word in what.split() if word.startswith("--")]
+            near = difflib.get_close_matches(wrong[0], options, 1) if wrong else []
+            fix = f"Did you mean {near[0]}" if near else "See --help for all options"
+            raise SettingsError("wrong option", what, fix) from None
 
     @classmethod
     def _not_given(cls, name: str, value: Any) -> bool:
@@ -136,14 +157,18 @@ class Settings(BaseSettings):
 
     @classmethod
     def _explain(cls, error: ValidationError) -> SettingsError:
-        lines = [
-            f"{'.'.join(map(str, e['loc']))} = {e['input']!r} ({e['msg']})"
-            for e in error.errors()
-        ]
+        lines, fixes = [], []
+        for one in error.errors():
+            name = ".".join(map(str, one["loc"]))
+            lines.append(f"{name} = {one['input']!r} ({one['msg']})")
+            variable = f"{PREFIX}{name.upper()}"
+            if one["type"] == "greater_than" and cls.model_fields[name].default == 0:
+                fixes.append(f"leave {name} out ({variable}), for what the plan gives")
+            else:
+                fixes.append(f"change the parameter, the option or {variable}")
+        fix = "; ".join(fixes)
         return SettingsError(
-            "wrong setting",
-            "; ".join(lines),
-            "Change the parameter, the option or the DOGGOS_ variable of that name",
+            "wrong setting", "; ".join(lines), fix[0].upper() + fix[1:]
         )
 
     @field_validator("dataset", "model", "storage", mode="after")
@@ -254,6 +279,24 @@ def in_anyscale() -> bool:
     return bool(os.environ.get("ANYSCALE_CLUSTER_ID"))
 
 
+_warned: set[str] = set()
+
+
+def warn_of_unknown_variables() -> None:
+    """Say once, on standard error, which `DOGGOS_` variables no setting has."""
+    known = [name.upper() for name in (*Settings.model_fields, *OF_COMMANDS)]
+    ours = {n for n in os.environ if n.startswith(PREFIX)} - _warned
+    for name in sorted(ours):
+        setting = name.removeprefix(PREFIX)
+        if setting in known or setting.startswith("TEST_"):
+            continue
+        _warned.add(name)
+        near = difflib.get_close_matches(setting, known, n=1)
+        fix = f"Did you mean {PREFIX}{near[0]}" if near else "Unset it"
+        warning = SettingsError("no setting has this variable", name, fix)
+        print(f"warning: {warning}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
     """Set variables that the user has not set, for the length of a block."""
@@ -269,6 +312,14 @@ def environment(**variables: str) -> Iterator[None]:
 def ray_address() -> str:
     """The address in `RAY_ADDRESS`, or an empty string."""
     return os.environ.get("RAY_ADDRESS", "")
+
+
+def token_source() -> str:
+    """Name where Ray takes its token from, in the order in which it looks."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return name
+    return str(Path.home() / ".ray" / "auth_token")
 
 
 def job_runtime_env() -> dict[str, Any]:

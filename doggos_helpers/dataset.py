@@ -1,28 +1,27 @@
-"""Data sets: the manifest of a folder or bucket of images, and reading their files."""
+"""Data sets: the manifest of a folder or bucket of images."""
 
-import functools
 import hashlib
-import os
-import posixpath
-from collections import Counter
+import logging
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
 
 from doggos_helpers.config import CLASS, PATH, SAMPLE, SIZE, SPLIT, SPLITS, Settings
 from doggos_helpers.errors import DataError
-from doggos_helpers.images import BadImage
+from doggos_helpers.files import LAYOUT, list_files, open_root
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
-    from pyarrow.fs import FileSystem
 
 
 EXTENSIONS = frozenset("jpg jpeg png webp gif bmp tif tiff avif heic heif jp2".split())
 
 
-LAYOUT = "<split>/<class>/<image>, with the splits train, val and test"
+ATTRIBUTES = "attributes.parquet"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Manifest:
     """All images of a data set: one row an image, in path order.
 
     `table` has the columns path (relative to the data set), class, split and size
-    (bytes). `ignored` counts the files in class folders that aren't images.
+    (bytes). `ignored` counts the files that aren't images in class folders.
     """
 
     root: str
@@ -62,15 +61,15 @@ def build_manifest(settings: Settings) -> Manifest:
         from doggos_helpers.sample import write_dataset
 
         write_dataset(Path(root))
-    rows, ignored = [], 0
+    rows, outside, ignored = [], [], 0
     for path, size in list_files(root):
         parts = path.split("/")
-        if len(parts) != 3 or parts[0] not in SPLITS:
-            ignored += 1
-        elif parts[2].rpartition(".")[2].lower() not in EXTENSIONS:
-            ignored += 1
-        else:
+        image = parts[-1].rpartition(".")[2].lower() in EXTENSIONS
+        if image and len(parts) == 3 and parts[0] in SPLITS:
             rows.append((path, parts[1], parts[0], size))
+        else:
+            ignored += 1
+            outside += [path] if image else []
     rows = _limit(sorted(rows), settings.images_per_class)
     table = pa.table(
         {
@@ -81,6 +80,11 @@ def build_manifest(settings: Settings) -> Manifest:
         }
     )
     classes = _check_layout(root, table, ignored)
+    if outside:
+        logging.getLogger(__name__).warning(
+            "%d images in %s lie outside <split>/<class>/ and are left out, such as %s",
+            *(len(outside), root, min(outside)),
+        )
     return Manifest(root, table, classes, ignored)
 
 
@@ -98,11 +102,13 @@ def _limit(rows: list[tuple], per_class: int) -> list[tuple]:
 
 
 def _check_layout(root: str, table: "pa.Table", ignored: int) -> tuple[str, ...]:
+    """Return the sorted classes, or say what the layout lacks."""
     pairs = set(zip(table[SPLIT].to_pylist(), table[CLASS].to_pylist(), strict=True))
     by_split = {s: {c for split, c in pairs if split == s} for s in SPLITS}
     fix = f"Lay the images out as {LAYOUT}"
     if not pairs:
         raise DataError(f"no images found ({ignored} other files)", root, fix)
+    _check_spelling({name for _, name in pairs}, root)
     for split, classes in by_split.items():
         if not classes:
             raise DataError(f"the split {split} has no images", root, fix)
@@ -110,106 +116,57 @@ def _check_layout(root: str, table: "pa.Table", ignored: int) -> tuple[str, ...]
             raise DataError(
                 f"classes in {split} that train lacks: {', '.join(unknown)}", root, fix
             )
+        if lacking := sorted(by_split["train"] - classes):
+            logging.getLogger(__name__).warning(
+                "The split %s of %s has no images of: %s",
+                *(split, root, ", ".join(lacking)),
+            )
     if len(by_split["train"]) < 2:
         raise DataError("a classifier needs at least two classes", root, fix)
     return tuple(sorted(by_split["train"]))
 
 
-@functools.lru_cache(maxsize=8)
-def open_root(uri: str) -> tuple["FileSystem", str]:
-    """Open a folder or URI.
+def _check_spelling(classes: Iterable[str], root: str) -> None:
+    """Refuse classes that look the same: they were meant to be one."""
+    alike = defaultdict(set)
+    for name in classes:
+        alike[unicodedata.normalize("NFKC", name).casefold()].add(name)
+    for names in alike.values():
+        if len(names) > 1:
+            spelt = ", ".join(ascii(name) for name in sorted(names))
+            raise DataError(
+                f"classes that differ only in case or Unicode form: {spelt}",
+                root,
+                "Give their folders one name",
+            )
 
-    `s3://anonymous@bucket/...` reads a public bucket without credentials. Other
-    schemes go to pyarrow, and where it has none, to fsspec.
 
-    Returns:
-        The pyarrow file system, and the base path inside it.
+def read_attributes(settings: Settings) -> "pd.DataFrame":
+    """Read what is known about the images: one row an image, keyed by `path`.
+
+    The sample has such a table beside its splits; a data set of yours may have one.
+    Without it the result has the column path and no rows.
 
     Raises:
-        DataError: No file system is known for the URI, or it can't be reached.
+        DataError: The table can't be read, or has no column path.
     """
-    from pyarrow import fs
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    if "://" not in uri:
-        return fs.LocalFileSystem(), uri
-    parts = urlsplit(uri)
+    filesystem, base = open_root(settings.dataset_root)
+    where = f"{base}/{ATTRIBUTES}"
     try:
-        if parts.scheme == "s3" and parts.username == "anonymous":
-            options = {k: v[-1] for k, v in parse_qs(parts.query).items()}
-            bucket = str(parts.hostname)
-            if not {"region", "endpoint_override"} & set(options):
-                options["region"] = fs.resolve_s3_region(bucket)
-            base = f"{bucket}{parts.path}".rstrip("/")
-            return fs.S3FileSystem(anonymous=True, **options), base
-        return fs.FileSystem.from_uri(uri)
-    except (OSError, ValueError) as error:
-        return _open_with_fsspec(uri, error)
-
-
-def _open_with_fsspec(uri: str, first: Exception) -> tuple["FileSystem", str]:
-    import fsspec
-    from pyarrow import fs
-
-    scheme = urlsplit(uri).scheme
-    if scheme == "s3":  # pyarrow knows it: its own error is the true one
-        raise DataError(f"can't open the bucket ({first})", uri, _BUCKET_FIX) from first
-    try:
-        filesystem, base = fsspec.core.url_to_fs(uri)
-        return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), base
-    except (ValueError, ImportError, OSError) as error:
+        table = pq.read_table(where, filesystem=filesystem).to_pandas()
+    except FileNotFoundError:
+        return pd.DataFrame({PATH: pd.Series(dtype=str)})
+    except (pa.ArrowInvalid, OSError) as error:
+        why = str(error).splitlines()[0]
         raise DataError(
-            f"no file system for {scheme}:// ({error})",
-            uri,
-            "Use a folder, s3://, gs://, or install the fsspec package for it",
+            f"can't read the attributes ({why})", where, "Remove or mend the table"
         ) from error
-
-
-_BUCKET_FIX = (
-    "Check its name, region and your credentials; a public bucket is"
-    " s3://anonymous@<bucket>"
-)
-
-
-def list_files(root: str) -> list[tuple[str, int]]:
-    """List all files below a folder or URI as (relative path, size in bytes).
-
-    Raises:
-        DataError: It doesn't exist, is a file, or can't be listed.
-    """
-    from pyarrow import fs
-
-    filesystem, base = open_root(root)
-    try:
-        kind = filesystem.get_file_info(base).type
-        if kind == fs.FileType.NotFound:
-            raise DataError("no such data set", root, "Check DOGGOS_DATASET")
-        if kind == fs.FileType.File:
-            raise DataError("the data set is a file, not a folder", root, LAYOUT)
-        found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
-    except OSError as error:
-        fix = _BUCKET_FIX if "://" in root else "Check its permissions"
-        raise DataError(f"can't list the data set ({error})", root, fix) from error
-    return [
-        (posixpath.relpath(info.path, base), info.size)
-        for info in found
-        if info.type == fs.FileType.File
-    ]
-
-
-def read_bytes(root: str, path: str) -> bytes:
-    """Read one image of a data set.
-
-    Args:
-        root: The data set's folder or URI.
-        path: As in the manifest.
-
-    Raises:
-        BadImage: It can't be read; the reason says why.
-    """
-    filesystem, base = open_root(root)
-    try:
-        with filesystem.open_input_file(f"{base}/{path}") as file:
-            return file.read()
-    except OSError as error:
-        why = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise BadImage(f"unreadable: {why}") from error
+    if PATH not in table:
+        raise DataError(
+            "the attributes have no column path", where, "Add one as in the manifest"
+        )
+    return table

@@ -15,9 +15,9 @@ import numpy as np
 from ray import serve
 
 from doggos_helpers.config import PATH, Settings
-from doggos_helpers.dataset import read_bytes
 from doggos_helpers.errors import ModelError
 from doggos_helpers.fetch import FetchError, fetch_image
+from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage, Preprocessing, decode
 from doggos_helpers.nodes import this_node
 from doggos_helpers.plan import StagePlan, WorkerPlan
@@ -246,7 +246,7 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
     """
     from doggos_helpers.clip import load_preprocessing
 
-    _check_weights(settings, champion)
+    check_artefacts(settings, champion)
     stage = plan.serve
     common: dict[str, Any] = {
         "num_replicas": stage.workers,
@@ -276,9 +276,17 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
     )
 
 
-def _check_weights(settings: Settings, champion: Path) -> None:
-    """Refuse embeddings or a champion of other weights: answers would be noise."""
-    from doggos_helpers.classifier import check_encoder
+def check_artefacts(settings: Settings, champion: Path) -> None:
+    """Find out on the driver what would keep the replicas from starting.
+
+    Embeddings or a champion of other CLIP weights are refused, too: the answers would
+    be noise.
+
+    Raises:
+        StorageError: There are no embeddings.
+        ModelError: The champion can't be loaded, or the weights differ.
+    """
+    from doggos_helpers.classifier import check_encoder, load
     from doggos_helpers.clip import model_fingerprint
 
     file = embeddings_file(settings)
@@ -291,3 +299,4 @@ def _check_weights(settings: Settings, champion: Path) -> None:
             "Run notebooks 03_embedding and 04_training again",
         )
     check_encoder(champion, now)
+    load(champion)

@@ -1,5 +1,6 @@
 """Embedding: from a manifest of images to one Parquet table, on Ray Data."""
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import (
     CLASS,
+    DIGEST,
     EMBEDDING,
     NODE,
     PATH,
@@ -18,18 +20,20 @@ from doggos_helpers.config import (
     SPLIT,
     Settings,
 )
-from doggos_helpers.dataset import build_manifest, read_bytes
-from doggos_helpers.errors import run_command
+from doggos_helpers.dataset import Manifest, build_manifest
+from doggos_helpers.errors import DataError, run_command, unwrapped
+from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage, Preprocessing, decode
 from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import WorkerPlan
-from doggos_helpers.runs import read_json, write_run
+from doggos_helpers.runs import alone, check_storage, read_json, write_run, writing
 from doggos_helpers.table import (
     PART,
     PENDING,
     TABLE,
     commit,
     forget_other_encoder,
+    in_several_splits,
     unfinished_rows,
 )
 
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 
 PIXELS = "pixels"
 MAX_BLOCK_ROWS = 512
+SURE_ROWS = 64  # after so many a worker knows whether most images are bad
+DIGEST_BYTES = 16
 
 
 def read_and_decode(
@@ -55,18 +61,22 @@ def read_and_decode(
         preprocessing: Of the model.
 
     Returns:
-        The batch with `pixels` uint8 [n, height, width, 3] and `reason` (empty where
-        the image is good; where it is bad, the pixels are zeros).
+        The batch with `pixels` uint8 [n, height, width, 3], `reason` (empty where
+        the image is good; where it is bad, the pixels are zeros) and `digest`, a
+        hash of the file's bytes (empty where they can't be read).
     """
-    pixels = np.zeros((len(batch[PATH]), *preprocessing.crop, 3), np.uint8)
-    reasons = []
+    count = len(batch[PATH])
+    pixels = np.zeros((count, *preprocessing.crop, 3), np.uint8)
+    reasons, digests = [""] * count, [""] * count
     for i, path in enumerate(batch[PATH]):
         try:
-            pixels[i] = decode(read_bytes(root, path), preprocessing)
-            reasons.append("")
+            data = read_bytes(root, path)
+            digests[i] = hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+            pixels[i] = decode(data, preprocessing)
         except BadImage as error:
-            reasons.append(str(error))
-    return batch | {PIXELS: pixels, REASON: np.array(reasons, dtype=object)}
+            reasons[i] = str(error)
+    text = {REASON: np.array(reasons, object), DIGEST: np.array(digests, object)}
+    return batch | {PIXELS: pixels} | text
 
 
 class Embedder:
@@ -89,11 +99,14 @@ class Embedder:
             threads=plan.embed.threads,
         )
         self.node = this_node()
+        self.max_bad_share = settings.max_bad_share
+        self.rows, self.reasons = 0, Counter[str]()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> "pa.Table":
         """Replace `pixels` by `embedding`, null where the row has a reason."""
         import pyarrow as pa
 
+        self._give_up_if_most_are_bad(batch[REASON])
         bad = np.array([bool(r) for r in batch[REASON]])
         vectors = np.zeros((len(bad), self.encoder.dimension), np.float32)
         if not bad.all():
@@ -101,7 +114,8 @@ class Embedder:
         # Not a fixed-size list: Parquet can't read one back that holds nulls.
         lists = [None if b else v for v, b in zip(vectors, bad, strict=True)]
         embedding = pa.array(lists, pa.list_(pa.float32()))
-        kept = {name: pa.array(batch[name]) for name in (PATH, CLASS, SPLIT, SIZE)}
+        kept_columns = (PATH, CLASS, SPLIT, SIZE, DIGEST)
+        kept = {name: pa.array(batch[name]) for name in kept_columns}
         reasons = [reason or None for reason in batch[REASON]]
         return pa.table(
             kept
@@ -110,6 +124,25 @@ class Embedder:
                 REASON: pa.array(reasons, pa.string()),
                 NODE: pa.array([self.node] * len(bad)),
             }
+        )
+
+    def _give_up_if_most_are_bad(self, reasons: np.ndarray) -> None:
+        """Stop a plainly misconfigured job early; what is written stays."""
+        self.rows += len(reasons)
+        self.reasons.update(r for r in reasons if r)
+        if self.rows >= SURE_ROWS:
+            check_bad_share(self.rows, self.reasons, self.max_bad_share)
+
+
+def check_bad_share(rows: int, reasons: Counter[str], most: float) -> None:
+    """Raise a `DataError` where more than a share of the images are bad."""
+    bad = reasons.total()
+    if bad > most * rows:
+        first = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
+        raise DataError(
+            f"{bad} of {rows} images are bad, more than max_bad_share = {most:g}",
+            first,
+            "Mend the files or the dataset setting; what is embedded is kept",
         )
 
 
@@ -171,49 +204,71 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
 
     started = time.time()
     folder, plan = settings.embeddings_dir, cluster.plan
-    manifest = build_manifest(settings)
+    manifest = check_inputs(settings)
     encoder = {
         "model": model_fingerprint(settings.model, settings.model_revision),
         "dtype": plan.embed.dtype,
     }
-    forget_other_encoder(folder, encoder)
-    rows = unfinished_rows(folder, manifest)
-    if rows.num_rows:
-        wait_for(plan.embed, cluster, settings)
-        build_pipeline(rows, manifest.root, settings, plan).write_parquet(
-            str(folder / PENDING), ray_remote_args={"num_cpus": plan.task_cpus}
+    with alone(settings, "embed"), writing(folder, "the embeddings"), unwrapped():
+        forget_other_encoder(folder, encoder)
+        rows = unfinished_rows(folder, manifest)
+        if rows.num_rows:
+            wait_for(plan.embed, cluster, settings)
+            build_pipeline(rows, manifest.root, settings, plan).write_parquet(
+                str(folder / PENDING), ray_remote_args={"num_cpus": plan.task_cpus}
+            )
+        elif (folder / "run.json").is_file():
+            record = read_json(folder / "run.json", "03_embedding")
+            if record["fingerprint"] == manifest.fingerprint:
+                return record
+        table, nodes = commit(folder, manifest)
+        reasons = Counter(r for r in table[REASON].to_pylist() if r)
+        run = write_run(
+            folder,
+            "embed",
+            settings,
+            started,
+            fingerprint=manifest.fingerprint,
+            counts=_counts(manifest, table, rows.num_rows),
+            nodes=nodes,
+            encoder=encoder,
+            classes=list(manifest.classes),
+            reasons=dict(reasons.most_common()),
         )
-    elif (folder / "run.json").is_file():
-        record = read_json(folder / "run.json", "03_embedding")
-        if record["fingerprint"] == manifest.fingerprint:
-            return record
-    table, nodes = commit(folder, manifest)
+    check_bad_share(table.num_rows, reasons, settings.max_bad_share)
+    return run
+
+
+def check_inputs(settings: Settings) -> Manifest:
+    """Check, without Ray, what an embedding needs; return the manifest.
+
+    Raises:
+        StorageError, DataError, ModelError: See their messages.
+    """
+    from doggos_helpers.model_files import check_model
+
+    check_storage(settings)
+    manifest = build_manifest(settings)
+    check_model(settings)
+    return manifest
+
+
+def _counts(manifest: Manifest, table: "pa.Table", computed: int) -> dict[str, int]:
     good = table[REASON].null_count
-    reasons = Counter(r for r in table[REASON].to_pylist() if r)
-    counts = {
+    return {
         "manifest": manifest.table.num_rows,
         "embedded": good,
         "errors": table.num_rows - good,
-        "computed": rows.num_rows,
+        "computed": computed,
         "ignored_files": manifest.ignored,
+        "in_several_splits": in_several_splits(table),
     }
-    return write_run(
-        folder,
-        "embed",
-        settings,
-        started,
-        fingerprint=manifest.fingerprint,
-        counts=counts,
-        nodes=nodes,
-        encoder=encoder,
-        classes=list(manifest.classes),
-        reasons=dict(reasons.most_common()),
-    )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Embed the data set of the settings."""
     settings = Settings.from_command("doggos_helpers.embed", list(arguments))
+    check_inputs(settings)
     cluster = connect(settings)
     try:
         run = embed(settings, cluster)
@@ -225,6 +280,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     for reason, count in list(run["reasons"].items())[:10]:
         print(f"  {count} x {reason}")
+    if copies := counts["in_several_splits"]:
+        print(f"{copies} files have a copy of the same bytes in another split")
     print(f"{settings.embeddings_dir / TABLE / PART} ({run['seconds']} s)")
     return 0
 

@@ -1,7 +1,8 @@
 """What can go wrong for a user: what, where, the fix, and an exit code."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class DoggosError(Exception):
@@ -66,8 +67,8 @@ class ServiceError(DoggosError):
     exit_code = 7
 
 
-def user_cause(error: BaseException) -> DoggosError | None:
-    """Find the error of ours that a library wrapped, or None.
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it wraps, each once.
 
     Ray wraps what a worker raises (`RayTaskError.cause`), sometimes several times.
     """
@@ -78,14 +79,37 @@ def user_cause(error: BaseException) -> DoggosError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, DoggosError):
-            return current
+        yield current
         queue += [getattr(current, "cause", None), current.__cause__]
         queue.append(current.__context__)
         failures = getattr(current, "worker_failures", None)
         if isinstance(failures, dict):
             queue += list(failures.values())
-    return None
+
+
+def user_cause(error: BaseException) -> DoggosError | None:
+    """Find the error of ours that a library wrapped, or None.
+
+    What Ray raises for a worker's error is of both classes, Ray's and ours, with the
+    worker's traceback as its text; ours alone is its `cause`.
+    """
+    ours = (e for e in causes(error) if isinstance(e, DoggosError))
+    return next((e for e in ours if not hasattr(e, "cause")), None)
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Let an error of ours that a worker raised arrive as itself.
+
+    Ray wraps it into its own error, whose text is dozens of lines long.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = user_cause(error)
+        if cause is None or cause is error:
+            raise
+        raise cause from None
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:

@@ -1,9 +1,11 @@
 """Evaluation: batch prediction of the test split on Ray Data, and the figures."""
 
+import contextlib
 import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +27,17 @@ from doggos_helpers.config import (
     PROBABILITY,
     Settings,
 )
-from doggos_helpers.errors import DataError, ModelError, StorageError, run_command
+from doggos_helpers.errors import (
+    DataError,
+    ModelError,
+    StorageError,
+    run_command,
+    unwrapped,
+)
 from doggos_helpers.metrics import compute_metrics
 from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import WorkerPlan
-from doggos_helpers.registry import champion
+from doggos_helpers.registry import Version, champion
 from doggos_helpers.runs import missing, read_json, write_json, write_run
 from doggos_helpers.table import Embeddings, embeddings_file, read_embeddings
 
@@ -145,11 +153,32 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     Raises:
         StorageError, DataError, ModelError, ClusterError: See their messages.
     """
-    started = time.time()
+    return predict(check_inputs(settings), settings, cluster)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation needs: test embeddings, the champion, and what it is."""
+
+    test: Embeddings
+    version: Version
+    labels: dict[str, Any]
+    fingerprint: str
+
+
+def check_inputs(settings: Settings) -> Inputs:
+    """Return the inputs, and find out without Ray what would stop an evaluation.
+
+    Raises:
+        StorageError: There are no embeddings or no champion.
+        ModelError: The champion can't be loaded, or doesn't fit the embeddings.
+        DataError: No test image is embedded.
+    """
     embeddings = read_embeddings(settings)
     version = champion(settings)
     labels = describe(version.folder)
     check_champion(labels, embeddings, version.folder)
+    load(version.folder)  # small: better it fails here than on the workers
     run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
     check_encoder(version.folder, run["encoder"]["model"])
     test = embeddings.select(embeddings.splits == "test")
@@ -159,6 +188,13 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
             str(embeddings_file(settings)),
             "Put images into test/<class>/ and run notebook 03_embedding again",
         )
+    return Inputs(test, version, labels, run["fingerprint"])
+
+
+def predict(inputs: Inputs, settings: Settings, cluster: Cluster) -> dict[str, Any]:
+    """Do what `evaluate` does, with its inputs at hand."""
+    started = time.time()
+    test, version, labels = inputs.test, inputs.version, inputs.labels
     wait_for(cluster.plan.serve, cluster, settings)
     table = collect(build_prediction(test, cluster.plan, version.folder))
     if table[PATH].to_pylist() != test.paths.tolist():
@@ -182,11 +218,11 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         "evaluate",
         settings,
         started,
-        fingerprint=run["fingerprint"],
+        fingerprint=inputs.fingerprint,
         counts={"test": len(test), "predicted": table.num_rows, "correct": correct},
         nodes=dict(Counter(predicted[NODE])),
         version=version.version,
-        trained_on=labels["fingerprint"],
+        trained_on=labels.get("fingerprint", ""),
         **{key: metrics[key] for key in ("top1", "top5", "macro", "chance")},
     )
 
@@ -195,8 +231,9 @@ def collect(dataset: "Dataset") -> "pa.Table":
     """Run a prediction and return its rows in path order."""
     import pyarrow as pa
 
-    batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    return pa.concat_tables(batches).sort_by(PATH)
+    with unwrapped():
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        return pa.concat_tables(batches).sort_by(PATH)
 
 
 def read_predictions(settings: Settings) -> "pd.DataFrame":
@@ -228,14 +265,18 @@ def _write_parquet(table: "pa.Table", file: Path) -> None:
             str(file),
             "Check the storage setting and the free space",
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate the champion of the settings on the test split."""
     settings = Settings.from_command("doggos_helpers.evaluate", list(arguments))
+    inputs = check_inputs(settings)
     cluster = connect(settings)
     try:
-        run = evaluate(settings, cluster)
+        run = predict(inputs, settings, cluster)
     finally:
         disconnect()
     chance, counts = run["chance"], run["counts"]

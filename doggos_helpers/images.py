@@ -1,6 +1,8 @@
 """Images: decoding whatever people call one, and CLIP preprocessing."""
 
+import functools
 import io
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +45,7 @@ def upright(data: bytes, least_edge: int = 0) -> "Image":
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    _rely_on_own_limit()
     if not data:
         raise BadImage("empty file")
     try:
@@ -58,9 +61,30 @@ def upright(data: bytes, least_edge: int = 0) -> "Image":
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage("not an image") from None
+        raise BadImage(_unread(data)) from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"too many pixels: over {MAX_PIXELS}") from None
     except Exception as error:  # PIL's decoders raise many kinds
         raise BadImage(f"broken image: {error}") from error
+
+
+@functools.cache
+def _rely_on_own_limit() -> None:
+    """Silence Pillow's warning of large images: ours is refused, theirs is not."""
+    from PIL import Image
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def _unread(data: bytes) -> str:
+    """Say what the file is that Pillow doesn't know, where that is plain to see."""
+    if data[4:8] == b"ftyp":  # the box that ISO media files begin with
+        brand = data[8:12].decode("latin-1")
+        kind = "HEIC" if brand.startswith(("hei", "hev", "mif", "msf")) else brand
+        return f"not an image that this Pillow reads: {kind}"
+    if data[:256].lstrip()[:1] == b"<":
+        return "not an image: a web page or other markup"
+    return "not an image"
 
 
 def _to_rgb(image: "Image") -> "Image":

@@ -12,12 +12,14 @@ import numpy as np
 from pydantic import Field
 
 from doggos_helpers.config import Settings
-from doggos_helpers.dataset import read_bytes
-from doggos_helpers.errors import ServiceError, run_command
+from doggos_helpers.errors import DataError, ServiceError, run_command
+from doggos_helpers.images import BadImage
+from doggos_helpers.files import read_bytes
 from doggos_helpers.runs import read_json, write_json, write_run
 from doggos_helpers.table import read_embeddings
 
 MAX_IMAGES = 64  # different images sent; they are repeated after that
+LISTENS_S = 10  # the service is given to answer at all
 
 
 async def send_load(
@@ -44,12 +46,13 @@ async def send_load(
         node that embedded) and latencies_ms, in the order of arrival.
 
     Raises:
-        ServiceError: Nothing listens at the URL.
+        ServiceError: The service doesn't answer at the URL.
     """
     latencies: list[float] = []
     statuses: Counter[str] = Counter()
     nodes: Counter[str] = Counter()
     turns = iter(range(requests))
+    await _check_it_answers(url)
     limits = httpx.Limits(max_connections=concurrency)
     client = httpx.AsyncClient(
         base_url=url, timeout=timeout_s, limits=limits, trust_env=False
@@ -70,7 +73,6 @@ async def send_load(
                 nodes[reply.json()["node"]] += 1
 
     async with client:
-        await _check_it_listens(client)
         started = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(concurrency)))
         seconds = time.perf_counter() - started
@@ -91,15 +93,19 @@ async def send_load(
     }
 
 
-async def _check_it_listens(client: httpx.AsyncClient) -> None:
+async def _check_it_answers(url: str) -> None:
+    """Raise unless this service answers, well or not."""
     try:
-        await client.get("/healthz")
-    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise ServiceError(
-            f"nothing answers ({error})",
-            str(client.base_url),
-            "Start the service: `python -m doggos_helpers.serve`, or check the URL",
-        ) from error
+        async with httpx.AsyncClient(timeout=LISTENS_S, trust_env=False) as client:
+            reply = await client.get(f"{url.rstrip('/')}/healthz")
+        what = "another service answers" if reply.status_code == 404 else ""
+    except httpx.TimeoutException:
+        what = f"nothing answers within {LISTENS_S} s"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        what = f"nothing answers ({error})"
+    if what:
+        fix = "Start the service: `python -m doggos_helpers.serve`, or check the URL"
+        raise ServiceError(what, url, fix)
 
 
 def _summary(latencies: Sequence[float]) -> dict[str, float]:
@@ -116,10 +122,17 @@ def read_test_images(settings: Settings) -> list[bytes]:
 
     Raises:
         StorageError: The data set isn't embedded yet.
+        DataError: It has no test images, or one is gone.
     """
-    paths = read_embeddings(settings, "test").paths
+    root, paths = settings.dataset_root, read_embeddings(settings, "test").paths
     chosen = paths[:: max(1, -(-len(paths) // MAX_IMAGES))]
-    return [read_bytes(settings.dataset_root, path) for path in chosen]
+    fix = "Run notebook 03_embedding again: the data set changed"
+    try:
+        if len(chosen):
+            return [read_bytes(root, path) for path in chosen]
+    except BadImage as error:
+        raise DataError(f"an embedded image is gone ({error})", root, fix) from error
+    raise DataError("no test image is embedded", root, fix)
 
 
 def record(settings: Settings, started: float, report: dict[str, Any]) -> Path:

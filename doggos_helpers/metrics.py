@@ -1,12 +1,15 @@
 """The figures of an evaluation: a pure function of labels and predictions."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doggos_helpers.config import CLASS
+from doggos_helpers.config import CLASS, PATH, PREDICTED
 from doggos_helpers.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOP = 5
 
@@ -85,3 +88,35 @@ def compute_metrics(
         "per_class": per_class,
         "confusion": confusion_matrix(actual, predicted, labels=names).tolist(),
     }
+
+
+def accuracy_by(
+    predictions: "pd.DataFrame", attributes: "pd.DataFrame", names: Sequence[str]
+) -> "pd.DataFrame":
+    """Compute the accuracy in slices: one row a value of each attribute.
+
+    Args:
+        predictions: With the columns path, class and predicted.
+        attributes: With the column path, and one for each name.
+        names: The attributes to slice by.
+
+    Returns:
+        The columns attribute, value, images (those with predictions) and accuracy.
+    """
+    import pandas as pd
+
+    joined = predictions[[PATH, CLASS, PREDICTED]].merge(
+        attributes[[PATH, *names]], on=PATH
+    )
+    right = joined[CLASS] == joined[PREDICTED]
+    rows = [
+        {
+            "attribute": name,
+            "value": value,
+            "images": len(members),
+            "accuracy": float(right[members].mean()),
+        }
+        for name in names
+        for value, members in joined.groupby(name).groups.items()
+    ]
+    return pd.DataFrame(rows, columns=["attribute", "value", "images", "accuracy"])

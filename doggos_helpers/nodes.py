@@ -1,17 +1,20 @@
 """Nodes: what the cluster has, what it may grow to, and waiting for that."""
 
+import dataclasses
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.plan import Node, StagePlan, fits
+from doggos_helpers.plan import Node, StagePlan, fits, leaves_room
 
 if TYPE_CHECKING:
     from doggos_helpers.cluster import Cluster
 
+SAY_AFTER_S = 5
 UNLIMITED = {"CPU": 64.0, "GPU": 8.0}  # what to plan for where there is no limit
 
 
@@ -38,6 +41,20 @@ def live_nodes() -> tuple[Node, ...]:
     return tuple(sorted(nodes, key=lambda n: (not n.is_head, n.name)))
 
 
+def free_nodes() -> tuple[Node, ...]:
+    """Return the live nodes with the CPUs and GPUs that nothing holds now."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    names = {node_name(raw): raw["NodeID"] for raw in ray.nodes()}
+    now = [(node, free.get(names.get(node.name, ""), {})) for node in live_nodes()]
+    return tuple(
+        dataclasses.replace(node, cpus=have.get("CPU", 0.0), gpus=have.get("GPU", 0.0))
+        for node, have in now
+    )
+
+
 def node_name(raw: dict[str, Any]) -> str:
     """Name a node in figures and records: its address and the start of its id."""
     return f"{raw['NodeManagerAddress']}/{raw['NodeID'][:6]}"
@@ -55,25 +72,67 @@ def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
     """Return once the nodes hold all workers of a stage.
 
     On a fixed cluster that can't, it raises at once. On one that may grow, it asks
-    for the growth and waits up to `wait_for_cluster_s`, saying for what.
+    for the growth and waits up to `wait_for_cluster_s`, saying for what. So it does
+    where other work holds the CPUs that embedding or training need.
 
     Raises:
         ClusterError: The workers don't fit.
     """
-    nodes = live_nodes()
+    nodes, need = live_nodes(), _need(stage)
     held = fits(nodes, stage)
-    if held >= stage.workers:
-        return
-    need = f"{stage.workers} workers of {stage.cpus:g} CPU and {stage.gpus:g} GPU"
-    if cluster.grow_to is None:
+    if held < stage.workers:
+        if cluster.grow_to is None:
+            raise ClusterError(
+                f"{need} don't fit: the nodes hold {held}", _say(nodes), _SMALLER
+            )
+        _wait_for_growth(stage, need, settings.wait_for_cluster_s)
+    plan = cluster.plan
+    if stage is plan.embed and not leaves_room(live_nodes(), stage, plan.task_cpus):
         raise ClusterError(
-            f"{need} don't fit: the nodes hold {held}",
-            "; ".join(f"{n.name}: {n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes),
-            "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
-            " *_cpus, gpus_per_worker), add nodes, or, if it grows by itself, say how"
-            " far (grow_to_cpus, grow_to_gpus)",
+            f"{need} leave no node with {plan.task_cpus:g} CPU to read and decode",
+            _say(live_nodes()),
+            _SMALLER,
         )
-    _wait_for_growth(stage, need, settings.wait_for_cluster_s)
+    if stage is plan.embed or stage is plan.train:  # an app's update holds its own
+        task_cpus = plan.task_cpus if stage is plan.embed else 0.0
+        _wait_for_room(stage, task_cpus, settings.wait_for_cluster_s)
+
+
+_SMALLER = (
+    "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
+    " *_cpus, gpus_per_worker), add nodes, or, if it grows by itself, say how"
+    " far (grow_to_cpus, grow_to_gpus)"
+)
+
+
+def _need(stage: StagePlan) -> str:
+    each = f"{stage.cpus:g} CPU and {stage.gpus:g} GPU"
+    return f"{stage.workers} workers of {each}"
+
+
+def _say(nodes: Sequence[Node]) -> str:
+    return "; ".join(f"{n.name}: {n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes)
+
+
+def _wait_for_room(stage: StagePlan, task_cpus: float, limit_s: int) -> None:
+    """Wait while other work holds the CPUs or GPUs of a stage that would fit."""
+    started, told = time.monotonic(), 0.0
+    while True:
+        free = free_nodes()
+        if fits(free, stage) >= stage.workers and leaves_room(free, stage, task_cpus):
+            return
+        waited = time.monotonic() - started
+        if waited > limit_s:
+            raise ClusterError(
+                f"other work left no room for {_need(stage)} within {limit_s} s",
+                f"free are {_say(free)}",
+                "End it (an app of notebook 06, another notebook; `ray status` shows"
+                " it), or raise wait_for_cluster_s",
+            )
+        if waited > told + SAY_AFTER_S:  # what has just ended is still counted
+            told = waited
+            print(f"Waiting for room for {_need(stage)}; free are {_say(free)}.")
+        time.sleep(0.5)
 
 
 def _wait_for_growth(stage: StagePlan, need: str, limit_s: int) -> None:

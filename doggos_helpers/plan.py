@@ -92,9 +92,11 @@ def plan_workers(
     grown = _with_growth(nodes, grow_to)
     usable = _matching(grown, settings, fixed=grow_to is None)
     has_gpu = any(n.gpus > 0 for n in usable)
-    if settings.use_gpu == "yes" and not has_gpu:
+    asks = settings.use_gpu == "yes" or settings.gpus_per_worker
+    if asks and settings.use_gpu != "no" and not has_gpu:
+        name = "use_gpu" if settings.use_gpu else "gpus_per_worker"
         raise ClusterError(
-            "use_gpu is yes, and no node has a GPU",
+            f"{name} is {getattr(settings, name)}, and no node has a GPU",
             ", ".join(n.name for n in grown),
             "Set use_gpu to no (DOGGOS_USE_GPU=no), or add a node with a GPU",
         )
@@ -130,6 +132,25 @@ def fits(nodes: Sequence[Node], stage: StagePlan) -> int:
         by_gpu = node.gpus / stage.gpus if stage.gpus else math.inf
         count += int(min(by_cpu, by_gpu, stage.per_node) + 1e-9)
     return count
+
+
+def leaves_room(nodes: Sequence[Node], stage: StagePlan, task_cpus: float) -> bool:
+    """Tell whether a task of `task_cpus` fits beside the workers, wherever they go.
+
+    Where it doesn't, Ray Data counts the CPUs of all nodes together, finds enough, and
+    waits for ever. Ray may place the workers so that every node is just too full: the
+    question is whether there are enough of them for that.
+    """
+    to_fill = 0
+    for node in nodes:
+        if task_cpus > node.cpus:
+            continue
+        held = fits([node], dataclasses.replace(stage, per_node=stage.workers))
+        needed = math.floor((node.cpus - task_cpus + 1e-9) / stage.cpus) + 1
+        if needed > held:
+            return True
+        to_fill += needed
+    return to_fill > stage.workers
 
 
 def _with_growth(nodes: Sequence[Node], grow_to: dict[str, float] | None) -> list[Node]:

@@ -6,7 +6,7 @@ lies on storage that every node sees.
 
 import contextlib
 import logging
-import socket
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,72 +24,125 @@ if TYPE_CHECKING:
 
 ARTIFACT = "classifier"
 CONNECT_S = 10
+VARIABLE = "DOGGOS_TRACKING_URI"
+OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def open_tracking(uri: str) -> "MlflowClient":
     """Return a client of an MLflow server or database; creates a SQLite file.
 
-    Raises:
-        StorageError: The server or database doesn't answer.
-    """
-    # It announces at INFO that it creates and migrates the tables.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    A server or a locked database is given ten seconds.
 
-    try:
+    Raises:
+        StorageError: The server or database doesn't answer, or is of another version.
+    """
+    # It logs the tables it makes, and a traceback of whatever it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    from mlflow import MlflowClient
+
+    with _explained(uri):
         if uri.startswith("sqlite:///"):
             file = Path(uri.removeprefix("sqlite:///"))
             file.parent.mkdir(parents=True, exist_ok=True)
-        elif server := urlsplit(uri).hostname:
-            # MLflow would try for minutes, without a word, to reach a server.
-            port = urlsplit(uri).port or (443 if uri.startswith("https") else 80)
-            socket.create_connection((server, port), timeout=CONNECT_S).close()
+            _check_reads(file)
+        elif urlsplit(uri).scheme in ("http", "https"):
+            _check_answers(uri)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        raise StorageError(
-            f"MLflow can't be used ({str(error).splitlines()[0][:200]})",
-            uri,
-            "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI)",
-        ) from error
     return client
+
+
+def _check_reads(file: Path) -> None:
+    """Raise sqlite3.Error unless the database, if there is one, can be read."""
+    if file.is_file():
+        with contextlib.closing(sqlite3.connect(file, timeout=CONNECT_S)) as database:
+            database.execute("select count(*) from sqlite_master")
+
+
+def _check_answers(uri: str) -> None:
+    """Raise OSError unless a server answers; MLflow would try for many minutes."""
+    import httpx
+
+    try:
+        # Whether its certificate is good is for MLflow's own settings to say.
+        reply = httpx.get(f"{uri.rstrip('/')}/health", timeout=CONNECT_S, verify=False)
+    except httpx.TimeoutException:
+        raise OSError(f"no answer within {CONNECT_S} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OSError(str(error) or type(error).__name__) from None
+    if reply.status_code >= 500:
+        raise OSError(f"the server answered {reply.status_code}")
+
+
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what MLflow and its database raise into a StorageError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        text = str(error).splitlines()[0][:200]
+        what = f"MLflow can't be used ({text})"
+        fix = "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI)"
+        if "database is locked" in str(error):
+            what = "another program holds the MLflow database locked"
+            fix = f"End that program, or set another database ({VARIABLE})"
+        elif any(words in str(error) for words in OTHER_VERSION):
+            what = "the MLflow database is of another version of MLflow"
+            fix = f"Run `mlflow db upgrade {uri}`, or set another database ({VARIABLE})"
+        raise StorageError(what, uri, fix) from error
 
 
 @contextlib.contextmanager
 def tracked_run(settings: Settings, name: str = "", **params: Any) -> Iterator[str]:
     """Open an MLflow run on the driver, give its id, and close it.
 
-    It ends FINISHED, FAILED after an exception, KILLED after an interrupt. The
-    experiment is one a data set and model pair and storage; its artifacts lie there.
+    It ends FINISHED, FAILED after an exception, KILLED after an interrupt.
 
     Args:
         settings: Which server, which experiment.
         name: Of the run; empty lets MLflow choose.
         **params: What to log about the training.
+
+    Raises:
+        StorageError: MLflow can't be used.
     """
     client = open_tracking(settings.tracking)
-    experiment = f"{settings.registered_model} in {settings.storage_root}"
-    found = client.get_experiment_by_name(experiment)
-    artifacts = (settings.training_dir / "mlflow").as_uri()
-    experiment_id = (
-        found.experiment_id
-        if found
-        else client.create_experiment(experiment, artifact_location=artifacts)
-    )
-    run_id = client.create_run(experiment_id, run_name=name or None).info.run_id
-    status = "FAILED"
+    with _explained(settings.tracking):
+        experiment_id = _experiment(client, settings)
+        run_id = client.create_run(experiment_id, run_name=name or None).info.run_id
     try:
-        for key, value in params.items():
-            client.log_param(run_id, key, value)
+        with _explained(settings.tracking):
+            for key, value in params.items():
+                client.log_param(run_id, key, value)
         yield run_id
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        # Should that fail too, the first error is the one to tell.
+        with contextlib.suppress(StorageError), _explained(settings.tracking):
+            client.set_terminated(run_id, status)
         raise
-    finally:
-        client.set_terminated(run_id, status)
+    with _explained(settings.tracking):
+        client.set_terminated(run_id, "FINISHED")
+
+
+def _experiment(client: "MlflowClient", settings: Settings) -> str:
+    """Return the experiment's id: one a data set and model pair and storage."""
+    from mlflow.exceptions import MlflowException
+
+    name = f"{settings.registered_model} in {settings.storage_root}"
+    artifacts = (settings.training_dir / "mlflow").as_uri()
+    if not (found := client.get_experiment_by_name(name)):
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            # Another training, started at the same time, was a moment faster.
+            if not (found := client.get_experiment_by_name(name)):
+                raise
+    return found.experiment_id
 
 
 class EpochLogger(UserCallback):
@@ -109,10 +162,11 @@ class EpochLogger(UserCallback):
     ) -> None:
         """Log the numbers of rank 0, which are those of all workers together."""
         self.client = self.client or open_tracking(self.tracking)
-        for key, value in metrics[0].items():
-            if isinstance(value, int | float) and key != "epoch":
-                step = metrics[0]["epoch"]
-                self.client.log_metric(self.run_id, key, value, step=step)
+        with _explained(self.tracking):
+            for key, value in metrics[0].items():
+                if isinstance(value, int | float) and key != "epoch":
+                    step = metrics[0]["epoch"]
+                    self.client.log_metric(self.run_id, key, value, step=step)
 
 
 @dataclass(frozen=True)
@@ -136,25 +190,37 @@ def register(settings: Settings, run_id: str, folder: Path) -> Version:
         run_id: The MLflow run that made it, still open.
         folder: With the safetensors and JSON file of the classifier.
     """
-    from mlflow.exceptions import MlflowException
-
     client = open_tracking(settings.tracking)
-    for name in (WEIGHTS, LABELS):
-        client.log_artifact(run_id, str(folder / name), ARTIFACT)
     new = describe(folder)
-    client.log_metric(run_id, "best_val_loss", new["val_loss"], step=new["epoch"])
-    with contextlib.suppress(MlflowException):  # it exists from the second time on
-        client.create_registered_model(settings.registered_model)
-    made = client.create_model_version(
-        settings.registered_model,
-        source=f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
-        run_id=run_id,
-        tags={"val_loss": str(new["val_loss"]), "fingerprint": new["fingerprint"]},
-    )
+    with _explained(settings.tracking):
+        made = _make_version(client, settings, run_id, folder, new)
     verdict, wins = _compare(new, _champion(client, settings))
     if wins:
         promote(settings, int(made.version))
     return Version(int(made.version), _folder(made), wins, verdict)
+
+
+def _make_version(
+    client: "MlflowClient",
+    settings: Settings,
+    run_id: str,
+    folder: Path,
+    about: dict[str, Any],
+) -> Any:
+    """Copy the files to the run, and register them once all are there."""
+    from mlflow.exceptions import MlflowException
+
+    for name in (WEIGHTS, LABELS):
+        client.log_artifact(run_id, str(folder / name), ARTIFACT)
+    client.log_metric(run_id, "best_val_loss", about["val_loss"], step=about["epoch"])
+    with contextlib.suppress(MlflowException):  # it exists from the second time on
+        client.create_registered_model(settings.registered_model)
+    return client.create_model_version(
+        settings.registered_model,
+        source=f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
+        run_id=run_id,
+        tags={"val_loss": str(about["val_loss"]), "fingerprint": about["fingerprint"]},
+    )
 
 
 def promote(settings: Settings, version: int) -> None:
@@ -163,18 +229,17 @@ def promote(settings: Settings, version: int) -> None:
     Raises:
         ModelError: There is no such version.
     """
-    from mlflow.exceptions import MlflowException
-
-    client = open_tracking(settings.tracking)
+    client, name = open_tracking(settings.tracking), settings.registered_model
     try:
-        client.set_registered_model_alias(
-            settings.registered_model, CHAMPION, str(version)
-        )
-    except MlflowException as error:
+        with _explained(settings.tracking):
+            client.set_registered_model_alias(name, CHAMPION, str(version))
+    except StorageError as error:
+        if getattr(error.__cause__, "error_code", "") not in MISSING:
+            raise
         known = [v.version for v in versions(settings)]
         raise ModelError(
             f"there is no version {version}",
-            settings.registered_model,
+            name,
             f"Choose one of {known}" if known else "Run notebook 04_training first",
         ) from error
 
@@ -183,7 +248,9 @@ def versions(settings: Settings) -> list[Version]:
     """List the registered versions, the newest first."""
     client = open_tracking(settings.tracking)
     current = _champion(client, settings)
-    found = client.search_model_versions(f"name = '{settings.registered_model}'")
+    wanted = f"name = '{settings.registered_model}'"
+    with _explained(settings.tracking):
+        found = client.search_model_versions(wanted)
     number = current.version if current else None
     return sorted(
         (Version(int(v.version), _folder(v), int(v.version) == number) for v in found),
@@ -220,12 +287,14 @@ def champion_folder(settings: Settings) -> Path:
 def _champion(client: "MlflowClient", settings: Settings) -> Version | None:
     from mlflow.exceptions import MlflowException
 
-    try:
-        found = client.get_model_version_by_alias(settings.registered_model, CHAMPION)
-    except MlflowException as error:
-        if error.error_code in MISSING:
-            return None
-        raise
+    name = settings.registered_model
+    with _explained(settings.tracking):
+        try:
+            found = client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in MISSING:
+                return None
+            raise
     return Version(int(found.version), _folder(found), champion=True)
 
 
@@ -239,11 +308,12 @@ def _compare(new: dict[str, Any], current: Version | None) -> tuple[str, bool]:
     if current is None:
         return "the first champion", True
     name = f"version {current.version}"
-    if not (current.folder / LABELS).is_file():
-        return f"champion: the files of {name} are gone", True
-    old = describe(current.folder)
+    try:
+        old = describe(current.folder)
+    except ModelError:  # a training must not be lost because an old one was
+        return f"champion: {name} can't be read", True
     same = ("fingerprint", "encoder", "classes", "dimension")
-    if any(old.get(key) != new.get(key) for key in same):
+    if "val_loss" not in old or any(old.get(key) != new.get(key) for key in same):
         return f"champion: {name} was trained on other data or labels", True
     losses = f"validation loss {new['val_loss']:.4f}, {name} has {old['val_loss']:.4f}"
     wins = new["val_loss"] <= old["val_loss"]

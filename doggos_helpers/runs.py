@@ -1,16 +1,93 @@
 """The record that each stage leaves beside its artefact: `run.json`."""
 
+import contextlib
+import errno
 import json
 import os
+import tempfile
 import time
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from doggos_helpers.config import Settings
-from doggos_helpers.errors import StorageError
+from doggos_helpers.errors import DoggosError, StorageError, causes
 
 RECORDED = ("ray", "torch", "transformers", "mlflow", "pyarrow", "scikit-learn")
+
+
+CANT_WRITE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, what: str) -> Iterator[None]:
+    """Say which folder can't be written, and why, where a block fails for that.
+
+    Args:
+        folder: Where the block writes, on this node or on others.
+        what: What it writes: "the embeddings".
+
+    Raises:
+        StorageError: No space, no permission, a read-only disk.
+    """
+    try:
+        yield
+    except DoggosError:
+        raise
+    except Exception as error:
+        for cause in causes(error):
+            if isinstance(cause, OSError) and cause.errno in CANT_WRITE:
+                raise StorageError(
+                    f"can't write {what} ({os.strerror(cause.errno).lower()})",
+                    str(folder),
+                    "Free space there, mend its permissions, or choose another"
+                    " storage (DOGGOS_STORAGE)",
+                ) from None
+        raise
+
+
+def check_storage(settings: Settings) -> None:
+    """Make the storage root, and try to write there.
+
+    Raises:
+        StorageError: It can't be made or written.
+    """
+    root = settings.storage_root
+    with writing(root, "to the storage"):
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as probe:
+            probe.write(bytes(4096))
+
+
+@contextlib.contextmanager
+def alone(settings: Settings, stage: str) -> Iterator[None]:
+    """Keep a second run of a stage out of the same artefacts for a block.
+
+    The lock ends with its process, however that ends.
+
+    Raises:
+        StorageError: Another process is in such a block.
+    """
+    from filelock import FileLock, Timeout
+
+    settings.artefacts.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.artefacts / f".{stage}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise StorageError(
+            f"another {stage} is writing here",
+            str(settings.artefacts),
+            "Wait until it ends, or choose another storage (DOGGOS_STORAGE)",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, content: Any) -> None:

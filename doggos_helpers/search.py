@@ -11,10 +11,14 @@ from pydantic import Field
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import DataError, SettingsError, run_command
 from doggos_helpers.images import BadImage, decode
+from doggos_helpers.model_files import check_model
 from doggos_helpers.table import Embeddings, read_embeddings
 
 if TYPE_CHECKING:
     from doggos_helpers.clip import ClipEncoder
+
+
+SHOWN = 30  # classes that a message names
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,7 @@ class SearchIndex:
         rows = self.embeddings
         if k < 1:
             raise SettingsError("k must be at least 1", f"k = {k}", "Ask for 1 or more")
-        candidates = np.arange(len(rows))
-        if classes:
-            known = set(rows.classes)
-            if unknown := sorted(set(classes) - known):
-                raise SettingsError(
-                    f"no images of class {', '.join(unknown)}",
-                    f"classes: {', '.join(sorted(known))}",
-                    "Filter by classes of this list",
-                )
-            candidates = np.flatnonzero(np.isin(rows.classes, list(classes)))
+        candidates = self.rows_of(classes)
         scores = rows.vectors[candidates] @ vector
         best = np.argsort(-scores, kind="stable")[:k]
         return [
@@ -75,6 +70,24 @@ class SearchIndex:
             )
             for row, score in zip(candidates[best], scores[best], strict=True)
         ]
+
+    def rows_of(self, classes: Sequence[str]) -> np.ndarray:
+        """Return the indices of the rows of these classes; of none given: all.
+
+        Raises:
+            SettingsError: A class is not in the index.
+        """
+        if not classes:
+            return np.arange(len(self.embeddings))
+        known = sorted(set(self.embeddings.classes))
+        if unknown := sorted(set(classes) - set(known)):
+            more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+            raise SettingsError(
+                f"no images of class {', '.join(unknown)}",
+                f"classes: {', '.join(known[:SHOWN])}{more}",
+                "Filter by classes of the index, with commas between",
+            )
+        return np.flatnonzero(np.isin(self.embeddings.classes, list(classes)))
 
     def by_image(
         self, data: bytes, encoder: "ClipEncoder", k: int, classes: Sequence[str] = ()
@@ -107,10 +120,12 @@ def main(arguments: Sequence[str]) -> int:
         raise SettingsError(
             "one query is needed", "--text or --image", "Give exactly one of the two"
         )
-    index = SearchIndex(read_embeddings(settings))
     tower = "text" if settings.text else "image"
+    check_model(settings, [tower])
+    index = SearchIndex(read_embeddings(settings))
+    classes = [c.strip() for c in settings.classes.split(",") if c.strip()]
+    found = len(index.rows_of(classes))
     encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
-    classes = [c for c in settings.classes.split(",") if c]
     if settings.text:
         matches = index.by_text(settings.text, encoder, settings.k, classes)
     else:
@@ -123,6 +138,8 @@ def main(arguments: Sequence[str]) -> int:
             ) from error
     for match in matches:
         print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
+    if found < settings.k:
+        print(f"These are all {found} images there are: fewer than k = {settings.k}.")
     return 0
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import logging
+import re
 import signal
 import socket
 import threading
@@ -16,13 +18,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 from ray import serve
+from ray.serve.exceptions import RayServeException
 
+from doggos_helpers import errors
 from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import Settings
-from doggos_helpers.deployments import IMAGES, application, beside
+from doggos_helpers.deployments import IMAGES, application, beside, check_artefacts
 from doggos_helpers.errors import ServiceError, run_command
 from doggos_helpers.nodes import wait_for
-from doggos_helpers.table import read_embeddings
+from doggos_helpers.table import embeddings_file, read_embeddings
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -46,6 +50,7 @@ def build_app(args: ServeSettings) -> "Application":
 
 
 def _champion(settings: Settings) -> Path:
+    embeddings_file(settings)  # of two missing artefacts the earlier one is named
     if isinstance(settings, ServeSettings) and settings.champion:
         return Path(settings.champion)
     from doggos_helpers.registry import champion_folder
@@ -65,10 +70,21 @@ class Service:
 _started: set[str] = set()  # the clusters on which this process started Serve
 
 
+def check_inputs(settings: Settings) -> None:
+    """Find out without Ray what would stop the service.
+
+    Raises:
+        ServiceError: The port is taken, and not by a Serve that may be ours.
+        StorageError, ModelError: An artefact is missing or doesn't fit.
+    """
+    _check_port(settings, or_serve=True)
+    check_artefacts(settings, _champion(settings))
+
+
 def start(settings: Settings, cluster: Cluster) -> Service:
     """Start Serve where it doesn't run, deploy the app, and wait until it answers.
 
-    Called again, it updates the app.
+    Called again, it updates the app. An app that doesn't come up is taken away.
 
     Raises:
         ServiceError: The port is taken, or the app doesn't come up.
@@ -76,12 +92,28 @@ def start(settings: Settings, cluster: Cluster) -> Service:
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    running = serve.status()
+    if not running.proxies:
+        _check_port(settings)
     app = application(settings, cluster.plan, _champion(settings))
     stage = cluster.plan.serve
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
     wait_for(whole, cluster, settings)
+    if settings.app_name in running.applications:
+        print(f"The app {settings.app_name} runs already: it is updated.")
+    try:
+        _deploy(app, settings, cluster)
+        _check_health(_url(settings))
+    except BaseException:
+        if settings.app_name not in running.applications:
+            stop(_service(settings, cluster))
+        raise
+    return _service(settings, cluster)
+
+
+def _deploy(app: "Application", settings: Settings, cluster: Cluster) -> None:
     if not serve.status().proxies:
-        _check_port(settings)
+        _started.add(cluster.address)
         serve.start(
             proxy_location="HeadOnly" if _one_machine(cluster) else "EveryNode",
             http_options={
@@ -90,14 +122,24 @@ def start(settings: Settings, cluster: Cluster) -> Service:
                 "request_timeout_s": REQUEST_TIMEOUT_S,
             },
         )
-        _started.add(cluster.address)
     target = serve.RunTarget(app, name=settings.app_name, route_prefix="/")
-    serve.run_many([target], wait_for_applications_running=False)
+    try:
+        serve.run_many([target], wait_for_applications_running=False)
+    except RayServeException as error:
+        reason = str(error).strip().splitlines()[-1].partition("Exception: ")[2]
+        fix = "Delete that app (serve shutdown), or update it (DOGGOS_APP_NAME)"
+        raise ServiceError(reason or str(error), settings.app_name, fix) from error
     _wait_until_running(settings)
+
+
+def _service(settings: Settings, cluster: Cluster) -> Service:
+    started = cluster.address in _started
+    return Service(_url(settings), settings.app_name, started)
+
+
+def _url(settings: Settings) -> str:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    url = f"http://{host}:{settings.port}"
-    _check_health(url)
-    return Service(url, settings.app_name, cluster.address in _started)
+    return f"http://{host}:{settings.port}"
 
 
 def stop(service: Service) -> None:
@@ -126,19 +168,37 @@ def _one_machine(cluster: Cluster) -> bool:
     return max(addresses.values()) > 1 or "127.0.0.1" in addresses
 
 
-def _check_port(settings: Settings) -> None:
-    where = f"{settings.host}:{settings.port}"
+def _check_port(settings: Settings, or_serve: bool = False) -> None:
+    """Raise unless the port is free, or `or_serve` and a Ray Serve listens there."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ServiceError(
-                f"can't listen there ({error.strerror})",
-                where,
-                "End what listens on it, or set another port (DOGGOS_PORT)",
-            ) from None
+            return
+    except OSError as caught:
+        error = caught
+    what = f"can't listen there ({error.strerror})"
+    fix = "Set host to an address of this machine (DOGGOS_HOST)"
+    if error.errno == errno.EACCES:
+        fix = "Set a port above 1023 (DOGGOS_PORT)"
+    elif error.errno == errno.EADDRINUSE:
+        fix = "End what listens on it, or set another port (DOGGOS_PORT)"
+        if _serve_listens(settings):
+            if or_serve:
+                return
+            what = "a service on another Ray listens there"
+    raise ServiceError(what, f"{settings.host}:{settings.port}", fix)
+
+
+def _serve_listens(settings: Settings) -> bool:
+    """Tell whether what listens on the port is a proxy of Ray Serve."""
+    import httpx
+
+    with contextlib.suppress(httpx.HTTPError):
+        url = f"{_url(settings)}/-/healthz"
+        return httpx.get(url, timeout=2, trust_env=False).text == "success"
+    return False
 
 
 def _wait_until_running(settings: Settings) -> None:
@@ -147,13 +207,22 @@ def _wait_until_running(settings: Settings) -> None:
     while (app := serve.status().applications[settings.app_name]).status != "RUNNING":
         states = [f"{n}: {d.status} {d.message}" for n, d in app.deployments.items()]
         if app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            reason = "; ".join(filter(None, [app.message, *states]))
-            fix = "Mend what the message names; the Ray dashboard has the whole log"
-            raise ServiceError("the app did not start", reason[-2000:], fix)
+            raise _replica_error("\n".join([app.message, *states]))
         if time.monotonic() > deadline:
             fix = "Free CPUs (ray status), or raise wait_for_cluster_s"
             raise ServiceError("the app waits for room", "; ".join(states), fix)
         time.sleep(0.2)
+
+
+def _replica_error(log: str) -> errors.DoggosError:
+    """Find what a replica raised in Serve's report of it, which is text."""
+    pattern = r"^doggos_helpers\.errors\.(\w+): (.*)\n  Fix: (.*)\.$"
+    if ours := re.findall(pattern, log, re.MULTILINE):
+        kind, what, fix = ours[-1]
+        return getattr(errors, kind)(what, fix=fix)
+    last = log.strip().splitlines()[-1][:300]
+    fix = "Mend what the message names; the Ray dashboard has the whole log"
+    return ServiceError("the app did not start", last, fix)
 
 
 def _check_health(url: str) -> None:
@@ -194,6 +263,7 @@ def curl_line(settings: Settings, service: Service) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C or SIGTERM; with --keep-app, deploy and return."""
     settings = ServeSettings.from_command("doggos_helpers.serve", list(arguments))
+    check_inputs(settings)
     cluster = connect(settings)
     service = None
     try:
@@ -207,6 +277,8 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
         ended.wait()
     except KeyboardInterrupt:
+        if not service:
+            raise
         print("\nStopping.", flush=True)
     finally:
         if service:

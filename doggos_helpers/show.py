@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doggos_helpers.config import Settings
-from doggos_helpers.dataset import read_bytes
+from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage, upright
 from doggos_helpers.search import Match
 

@@ -1,7 +1,8 @@
 """The table of embeddings: one row a manifest path, finished or still pending."""
 
+import logging
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import numpy as np
 
 from doggos_helpers.config import (
     CLASS,
+    DIGEST,
     EMBEDDING,
     NODE,
     PATH,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 
 TABLE, PENDING, PART = "table", "pending", "embeddings.parquet"
+COLUMNS = (PATH, CLASS, SPLIT, SIZE, DIGEST, EMBEDDING, REASON)
 
 
 def forget_other_encoder(folder: Path, encoder: dict[str, str]) -> None:
@@ -37,25 +40,54 @@ def forget_other_encoder(folder: Path, encoder: dict[str, str]) -> None:
     write_json(note, encoder)
 
 
-def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
-    """Read what is stored, finished or pending: one row a path of the manifest."""
+def _read_piece(file: Path) -> "pa.Table | None":
+    """Read a file of rows; set one aside that can't be used, to be computed again."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pieces = []
-    for file in [
-        *(folder / TABLE).glob("*.parquet"),
-        *(folder / PENDING).rglob("*.parquet"),
-    ]:
-        try:
-            pq.read_metadata(file)
-        except pa.ArrowInvalid:  # no footer: half-written by an interrupted run
-            file.unlink()
-            continue
+    try:
         piece = pq.read_table(file)
-        if NODE not in piece.column_names:
-            piece = piece.append_column(NODE, pa.nulls(piece.num_rows, pa.string()))
-        pieces.append(piece)
+        if missing_columns := sorted(set(COLUMNS) - set(piece.column_names)):
+            raise ValueError(f"it has no column {', '.join(missing_columns)}")
+    except PermissionError:
+        raise
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        if file.parent.name == TABLE:  # a half-written pending file is no news
+            logging.getLogger(__name__).warning(
+                "The rows of %s are computed again: %s", file, str(error).split("\n")[0]
+            )
+        file.unlink()
+        return None
+    if NODE not in piece.column_names:
+        piece = piece.append_column(NODE, pa.nulls(piece.num_rows, pa.string()))
+    return piece.select([*COLUMNS, NODE])
+
+
+def in_several_splits(table: "pa.Table") -> int:
+    """Count the files whose very bytes another split holds as well; warn of them."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for digest, split, path in zip(
+        *(table[c].to_pylist() for c in (DIGEST, SPLIT, PATH)), strict=True
+    ):
+        if digest:
+            found[digest].append((split, path))
+    copies = [rows for rows in found.values() if len({split for split, _ in rows}) > 1]
+    if copies:
+        logging.getLogger(__name__).warning(
+            "%d images lie in more than one split, which flatters the evaluation,"
+            " such as %s",
+            *(len(copies), " and ".join(path for _, path in copies[0])),
+        )
+    return sum(len(rows) for rows in copies)
+
+
+def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
+    """Read what is stored, finished or pending: one row a path of the manifest."""
+    import pyarrow as pa
+
+    files = sorted((folder / TABLE).glob("*.parquet"))
+    files += sorted((folder / PENDING).rglob("*.parquet"))
+    pieces = [piece for file in files if (piece := _read_piece(file)) is not None]
     if not pieces:
         return None
     table = pa.concat_tables(pieces)

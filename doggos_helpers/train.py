@@ -13,10 +13,15 @@ import numpy as np
 
 from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import EMBEDDING, SPLITS, Settings
-from doggos_helpers.errors import DataError, run_command
+from doggos_helpers.errors import DataError, run_command, unwrapped
 from doggos_helpers.nodes import wait_for
 from doggos_helpers.plan import WorkerPlan
-from doggos_helpers.registry import EpochLogger, register, tracked_run
+from doggos_helpers.registry import (
+    EpochLogger,
+    open_tracking,
+    register,
+    tracked_run,
+)
 from doggos_helpers.runs import read_json, write_run
 from doggos_helpers.table import Embeddings, read_embeddings
 from doggos_helpers.train_loop import LABEL, train_loop
@@ -169,11 +174,13 @@ def fit(trainer: "TorchTrainer") -> "Result":
     process with status 0.
 
     Raises:
-        TrainingFailedError: Of Ray Train; `user_cause` finds a worker's error in it.
+        DoggosError: One that a worker raised, as itself.
+        TrainingFailedError: Of Ray Train, around any other error.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
-        return trainer.fit()
+        with unwrapped():
+            return trainer.fit()
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
@@ -190,9 +197,27 @@ def train(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     Raises:
         StorageError, DataError, ModelError, ClusterError: See their messages.
     """
-    started = time.time()
+    return train_on(check_inputs(settings), settings, cluster)
+
+
+def check_inputs(settings: Settings) -> Embeddings:
+    """Return the embeddings, and find out without Ray what would stop a training.
+
+    Raises:
+        StorageError: There are no embeddings, or MLflow can't be used.
+        DataError: They can't be trained on.
+    """
     embeddings = read_embeddings(settings)
     class_labels(embeddings)
+    open_tracking(settings.tracking)
+    return embeddings
+
+
+def train_on(
+    embeddings: Embeddings, settings: Settings, cluster: Cluster
+) -> dict[str, Any]:
+    """Do what `train` does, with its inputs at hand."""
+    started = time.time()
     wait_for(cluster.plan.train, cluster, settings)
     with tracked_run(settings, **run_params(settings, cluster.plan)) as run_id:
         trainer = build_trainer(settings, cluster.plan, embeddings, run_id)
@@ -251,9 +276,10 @@ def conclude(
 def main(arguments: Sequence[str]) -> int:
     """Train on the embeddings of the settings."""
     settings = Settings.from_command("doggos_helpers.train", list(arguments))
+    embeddings = check_inputs(settings)
     cluster = connect(settings)
     try:
-        run = train(settings, cluster)
+        run = train_on(embeddings, settings, cluster)
     finally:
         disconnect()
     best, counts = run["best"], run["counts"]

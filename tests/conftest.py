@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order cheap tests fail first, and no two Rays of ours run at once.
-ORDER = ("unit", "setup", "ray", "cluster", "notebooks")
+ORDER = ("unit", "setup", "ray", "faults", "cluster", "notebooks")
 CANARY = "canary"
 
 sys.path.insert(0, str(ROOT))  # for the folder tools/, which is not installed

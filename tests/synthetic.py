@@ -44,6 +44,7 @@ def write_embeddings(
             "class": pa.array(names),
             "split": pa.array(splits),
             "size": pa.array([1] * len(paths)),
+            "digest": pa.array([f"{i:032x}" for i in range(len(paths))]),
             "embedding": pa.array(vectors, pa.list_(pa.float32())),
             "reason": pa.array(reasons, pa.string()),
         }

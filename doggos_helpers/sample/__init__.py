@@ -5,6 +5,10 @@ cheap: drawing and model libraries load when something is drawn.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from doggos_helpers.config import Settings
 
 BREEDS: tuple[str, ...] = (
     "basset_hound",
@@ -26,7 +30,7 @@ BREEDS: tuple[str, ...] = (
 )
 """Names of the breeds, sorted: the classes of the data set."""
 
-VERSION = "1"
+VERSION = "2"
 """Version of the drawings: the data set folder is named after it."""
 
 MODEL_DIR = Path(__file__).parent / "model"
@@ -34,23 +38,37 @@ MODEL_DIR = Path(__file__).parent / "model"
 
 
 def write_dataset(
-    out: Path, images_per_breed: int = 60, seed: int = 0, workers: int = 0
+    out: "Path | str",
+    images_per_breed: int = 60,
+    seed: int = 0,
+    workers: int = 0,
+    settings: "Settings | None" = None,
 ) -> int:
     """Draw the data set as ``<out>/<split>/<breed>/<id>.jpg``.
 
+    The table ``<out>/attributes.parquet`` comes last and says what each picture shows.
+    Where the same data set is there already, nothing is drawn. A folder is complete or
+    not there at all; at a URI, repeating an interrupted call draws what is missing.
+    Several thousand pictures are drawn on Ray, fewer by processes of this machine.
+
     Args:
-        out: Folder to create; it must not hold anything yet.
+        out: Folder or URI (``s3://...``); it must not hold anything else.
         images_per_breed: Pictures of each breed, over all splits.
         seed: The same seed draws the same pictures.
-        workers: Drawing processes; 0 is one a core, at most eight.
+        workers: Parts drawn at a time; 0 is one a core.
+        settings: For progress bars and for connecting to Ray; default: the user's.
 
     Returns:
-        The number of images written.
+        The number of images.
 
     Raises:
-        ValueError: Where a number is out of range.
-        FileExistsError: Where ``out`` holds something already.
+        SettingsError: A number is out of range, or ``out`` holds something else.
+        StorageError: It can't be written there.
+        ClusterError: No Ray answers where one is needed.
     """
-    from doggos_helpers.sample import dataset
+    from doggos_helpers.config import Settings
+    from doggos_helpers.sample.job import Job
+    from doggos_helpers.sample.writer import write
 
-    return dataset.write(Path(out), images_per_breed, seed, workers)
+    job = Job(images_per_breed, seed, workers, settings or Settings.given())
+    return write(str(out), job).images

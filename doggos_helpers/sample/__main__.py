@@ -1,38 +1,50 @@
-"""Draws a data set of any size: ``python -m doggos_helpers.sample --out PATH``."""
+"""Draws a data set of any size: ``python -m doggos_helpers.sample --out PLACE``."""
 
-import argparse
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
-from doggos_helpers.sample import VERSION, write_dataset
+from pydantic import Field
+
+from doggos_helpers.config import Settings
+from doggos_helpers.errors import SettingsError, run_command
+from doggos_helpers.sample import VERSION
+from doggos_helpers.sample.job import MOST, Job
+from doggos_helpers.sample.writer import without_secret, write
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m doggos_helpers.sample", description="Draw the sample data set."
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to create")
-    parser.add_argument("--images-per-breed", type=int, default=60, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=0, help="0: one a core")
-    args = parser.parse_args(argv)
+class SampleSettings(Settings):
+    """Draw the sample data set, of any size, into a folder or a bucket."""
+
+    out: str = Field("", description="folder or URI (s3://...) to write to")
+    images_per_breed: int = Field(60, ge=1, le=MOST, description="over all splits")
+    seed: int = Field(0, ge=0, description="of the drawings")
+    workers: int = Field(0, ge=0, description="parts drawn at a time; 0: one a core")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw the data set and print its rate and size."""
+    settings = SampleSettings.from_command("doggos_helpers.sample", list(arguments))
+    if not settings.out:
+        fix = "Name a folder or a URI, such as --out dogs or --out s3://bucket/dogs"
+        raise SettingsError("no place to write to", "--out", fix)
+    job = Job(settings.images_per_breed, settings.seed, settings.workers, settings)
     start = time.monotonic()
-    try:
-        count = write_dataset(args.out, args.images_per_breed, args.seed, args.workers)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    written = write(settings.out, job)
     seconds = time.monotonic() - start
-    files = (p for p in args.out.rglob("*") if p.is_file())
-    size = sum(p.stat().st_size for p in files)
+    rate = f"{written.drawn:,} images in {seconds:.1f} s"
+    rate += f" ({written.drawn / seconds:.0f} a second)"
+    if there := written.images - written.drawn:
+        rate = (
+            f"{there:,} images were there, drew {rate}"
+            if written.drawn
+            else ("All images were there")
+        )
     print(
-        f"{count:,} images in {seconds:.1f} s ({count / seconds:.0f} a second), "
-        f"{size / 1e6:.1f} MB, drawings version {VERSION}: {args.out}"
+        f"{rate}: {written.images:,} images, {written.bytes / 1e6:.1f} MB,"
+        f" drawings version {VERSION}, in {without_secret(settings.out)}"
     )
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,7 +6,7 @@ from doggos_helpers.sample.canvas import Colour, Layers, toned
 from doggos_helpers.sample.face import Face
 from doggos_helpers.sample.limbs import Limbs
 from doggos_helpers.sample.profile import Profile
-from doggos_helpers.sample.shapes import Points, fringed, limb, spline, turned
+from doggos_helpers.sample.shapes import Points, ellipse, fringed, limb, spline, turned
 
 _COLLARS: tuple[Colour, ...] = ((0.8, 0.2, 0.2), (0.15, 0.4, 0.65), (0.2, 0.55, 0.45))
 
@@ -24,6 +24,10 @@ class SideBody(Limbs):
         self._markings(torso)
         self._texture(torso)
         self.layers.shade(torso, (0.02, 0.09))
+        self.layers.light(torso, (-0.02, -0.05))
+        x, y = self.head - (0.0, 0.8 * self.b.head)
+        chin = ellipse(float(x), float(y), 0.9 * self.b.head, 0.55 * self.b.head)
+        self.layers.fill(chin, (0.1, 0.08, 0.2), torso, alpha=0.13)
         self._collar(torso)
         if self.dog.fur == "fluffy":
             self._ruff()
@@ -62,18 +66,22 @@ class SideBody(Limbs):
             [
                 (0.3 * B, 1.0 * D),
                 (0.02 * B, 0.95 * D),
-                (-0.25 * B, 0.98 * D),
+                (-0.25 * B, 0.98 * D + 0.15 * t),
                 (-0.42 * B, 0.92 * D),
                 (-0.5 * B, 0.64 * D),
                 (-0.46 * B, 0.3 * D),
                 (-0.3 * B, 0.08 * D + t),
                 (-0.02 * B, 0.02 * D + 0.45 * t),
-                (0.24 * B, -0.02 * D),
+                (0.24 * B, -0.02 * D - 0.25 * t),
                 (0.42 * B, 0.1 * D),
                 (0.5 * B, 0.42 * D),
             ]
         )
-        across = 0.72 * self.b.head * np.array([np.sin(self.up), -np.cos(self.up)])
+        across = (
+            (0.5 + 0.2 * self.b.bulk)
+            * self.b.head
+            * np.array([np.sin(self.up), -np.cos(self.up)])
+        )
         neck = np.stack([self.head + across, self.head - across])
         outline = spline(np.concatenate([torso, neck]))
         return self._haired(outline)

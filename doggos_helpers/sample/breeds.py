@@ -14,7 +14,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_SHORT,
         tail={"straight": 1.0},
-        build=Build(0.17, 1.2, 0.45, 0.03, 0.13, 0.302, 1.15, 1.2, 1.25, 1.25),
+        build=Build(0.18, 1.14, 0.45, 0.03, 0.13, 0.315, 1.15, 1.2, 1.25, 1.25, 1.0),
     ),
     "beagle": Breed(
         coat={"brown": 0.5, "red": 0.5},
@@ -23,7 +23,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_LONG,
         tail={"straight": 1.0},
-        build=Build(0.38, 0.92, 0.42, 0.07, 0.14, 0.28, 0.9, 1.0, 1.05, 0.95),
+        build=Build(0.39, 0.9, 0.42, 0.07, 0.14, 0.29, 0.9, 1.0, 1.05, 0.95),
     ),
     "border_collie": Breed(
         coat={"black": 0.8, "brown": 0.2},
@@ -32,7 +32,7 @@ TABLE: dict[str, Breed] = {
         fur=_FLUFFY,
         legs=_LONG,
         tail={"bushy": 1.0},
-        build=Build(0.44, 1.0, 0.42, 0.08, 0.17, 0.258, 1.0, 0.9, 1.0, 0.9),
+        build=Build(0.44, 1.0, 0.42, 0.08, 0.17, 0.28, 1.0, 0.9, 1.0, 0.95),
     ),
     "chihuahua": Breed(
         coat={"golden": 0.6, "red": 0.2, "black": 0.2},
@@ -41,7 +41,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_LONG,
         tail={"curled": 0.5, "straight": 0.5},
-        build=Build(0.36, 0.74, 0.33, 0.08, 0.1, 0.37, 0.42, 0.7, 1.35, 0.7),
+        build=Build(0.36, 0.72, 0.34, 0.08, 0.1, 0.33, 0.4, 0.7, 1.08, 0.72),
         tints={"golden": (232, 196, 140)},
     ),
     "corgi": Breed(
@@ -51,7 +51,7 @@ TABLE: dict[str, Breed] = {
         fur={"fluffy": 0.7, "smooth": 0.3},
         legs=_SHORT,
         tail={"docked": 1.0},
-        build=Build(0.17, 1.12, 0.44, 0.03, 0.15, 0.302, 0.9, 0.9, 1.2, 1.05),
+        build=Build(0.18, 1.04, 0.44, 0.03, 0.15, 0.32, 0.85, 0.9, 1.05, 1.05),
         tints={"golden": (218, 158, 84), "red": (204, 118, 54)},
     ),
     "dachshund": Breed(
@@ -61,7 +61,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_SHORT,
         tail={"straight": 1.0},
-        build=Build(0.13, 1.42, 0.36, 0.04, 0.16, 0.246, 1.3, 0.8, 1.05, 0.8),
+        build=Build(0.14, 1.28, 0.37, 0.04, 0.17, 0.28, 1.3, 0.8, 1.05, 0.8),
         pale="tan",
     ),
     "dalmatian": Breed(
@@ -71,7 +71,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_LONG,
         tail={"straight": 1.0},
-        build=Build(0.5, 1.02, 0.42, 0.11, 0.2, 0.246, 1.05, 1.0, 0.95, 0.95),
+        build=Build(0.5, 0.98, 0.42, 0.11, 0.2, 0.266, 1.05, 1.0, 0.95, 0.95),
     ),
     "german_shepherd": Breed(
         coat={"golden": 0.4, "brown": 0.25, "red": 0.35},
@@ -80,7 +80,7 @@ TABLE: dict[str, Breed] = {
         fur={"smooth": 0.4, "fluffy": 0.6},
         legs=_LONG,
         tail={"bushy": 1.0},
-        build=Build(0.45, 1.08, 0.44, 0.09, 0.17, 0.258, 1.2, 0.95, 1.15, 1.0),
+        build=Build(0.45, 1.04, 0.45, 0.09, 0.18, 0.278, 1.25, 0.95, 1.0, 1.0),
         mask=0.8,
         tints={"golden": (206, 146, 82), "red": (186, 112, 58)},
     ),
@@ -91,7 +91,7 @@ TABLE: dict[str, Breed] = {
         fur=_FLUFFY,
         legs=_LONG,
         tail={"bushy": 1.0},
-        build=Build(0.42, 1.05, 0.45, 0.06, 0.17, 0.269, 1.0, 1.05, 0.95, 1.1),
+        build=Build(0.42, 1.0, 0.45, 0.06, 0.17, 0.285, 1.0, 1.05, 0.95, 1.1),
         tints={"red": (206, 126, 62)},
     ),
     "greyhound": Breed(
@@ -101,7 +101,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_LONG,
         tail={"straight": 1.0},
-        build=Build(0.58, 1.08, 0.42, 0.24, 0.28, 0.202, 1.6, 0.75, 0.85, 0.75),
+        build=Build(0.62, 1.04, 0.39, 0.23, 0.27, 0.215, 1.7, 0.7, 0.9, 0.68),
     ),
     "labrador": Breed(
         coat={"golden": 0.4, "black": 0.35, "brown": 0.25},
@@ -110,7 +110,7 @@ TABLE: dict[str, Breed] = {
         fur=_SMOOTH,
         legs=_LONG,
         tail={"straight": 1.0},
-        build=Build(0.42, 1.05, 0.45, 0.06, 0.16, 0.269, 1.0, 1.1, 0.9, 1.15),
+        build=Build(0.42, 1.0, 0.45, 0.06, 0.16, 0.285, 1.0, 1.1, 0.9, 1.15),
     ),
     "poodle": Breed(
         coat={"white": 0.3, "black": 0.25, "grey": 0.2, "red": 0.25},
@@ -119,10 +119,10 @@ TABLE: dict[str, Breed] = {
         fur=_CURLY,
         legs=_LONG,
         tail={"docked": 1.0},
-        build=Build(0.5, 0.86, 0.4, 0.09, 0.2, 0.246, 1.2, 0.7, 1.05, 0.9),
+        build=Build(0.52, 0.84, 0.4, 0.09, 0.21, 0.262, 1.3, 0.7, 1.05, 0.9),
     ),
     "pug": Breed(
-        coat={"golden": 0.9, "grey": 0.1},
+        coat={"golden": 0.95, "grey": 0.05},
         pattern={"masked": 1.0},
         ears={"folded": 0.85, "floppy": 0.15},
         fur=_SMOOTH,
@@ -157,8 +157,9 @@ TABLE: dict[str, Breed] = {
         fur=_FLUFFY,
         legs=_LONG,
         tail={"curled": 0.6, "bushy": 0.4},
-        build=Build(0.45, 1.02, 0.43, 0.07, 0.16, 0.269, 0.95, 0.95, 0.9, 1.0),
+        build=Build(0.45, 1.0, 0.44, 0.07, 0.16, 0.285, 0.95, 0.95, 0.85, 1.0),
         blue_eyes=0.7,
+        cap=1.0,
     ),
 }
 """Odds and proportions of each breed."""

@@ -4,8 +4,10 @@ Shapes are collected in `Layers` in units of their own, y upwards, then painted 
 `Canvas` by matplotlib's Agg renderer, which anti-aliases and clips.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from doggos_helpers.sample.shapes import Points
 
 Colour = tuple[float, float, float]
+Drawing = TypeVar("Drawing", bound=Callable[..., Any])
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -41,13 +44,19 @@ class Op:
     clip: Points | None = None
     width: float = 0.0
     shift: tuple[float, float] = (0.0, 0.0)
+    part: str = ""
 
 
 @dataclass
 class Layers:
-    """Shapes collected from back to front."""
+    """Shapes collected from back to front.
+
+    `part` names the part of a dog that is being drawn; the training of the model asks
+    where parts are (`doggos_helpers.sample.parts`).
+    """
 
     ops: list[Op] = field(default_factory=list)
+    part: str = ""
 
     def fill(
         self,
@@ -58,7 +67,7 @@ class Layers:
         edge: float = 0.0,
     ) -> Points:
         """Add a filled outline, with an edge of that width a shade darker."""
-        self.ops.append(Op("fill", points, colour, alpha, clip, edge))
+        self.ops.append(Op("fill", points, colour, alpha, clip, edge, part=self.part))
         return points
 
     def shade(
@@ -70,6 +79,10 @@ class Layers:
     ) -> None:
         """Darken the part of an outline that its shifted copy leaves uncovered."""
         self.ops.append(Op("shade", points, colour, alpha, points, 0, shift))
+
+    def light(self, points: Points, shift: tuple[float, float]) -> None:
+        """Lighten the part of an outline that its shifted copy leaves uncovered."""
+        self.shade(points, shift, (1.0, 0.98, 0.92), 0.13)
 
     def line(
         self,
@@ -89,14 +102,32 @@ class Layers:
         return float(x0), float(y0), float(x1), float(y1)
 
 
-class Canvas:
-    """Pixels that layers are painted on, with anti-aliasing."""
+def part(name: str) -> Callable[[Drawing], Drawing]:
+    """Mark what a drawing method adds to ``self.layers`` as that part of the dog."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def decorate(draw: Drawing) -> Drawing:
+        @functools.wraps(draw)
+        def marked(self: Any, *args: Any, **options: Any) -> Any:
+            before, self.layers.part = self.layers.part, name
+            try:
+                return draw(self, *args, **options)
+            finally:
+                self.layers.part = before
+
+        return cast(Drawing, marked)
+
+    return decorate
+
+
+class Canvas:
+    """Pixels that layers are painted on, with anti-aliasing unless it is off."""
+
+    def __init__(self, width: int, height: int, smooth: bool = True) -> None:
         """Start with an empty picture."""
         from matplotlib.backends.backend_agg import RendererAgg
 
-        self.width, self.height = width, height
+        self.width, self.height, self.smooth = width, height, smooth
+        self.painted: list[tuple[Layers, float, tuple[float, float], bool]] = []
         self._agg = RendererAgg(width, height, 72)
         # Agg knows its last clip path by address alone: none may be freed meanwhile.
         self._kept: list[dict[int, Any]] = []
@@ -109,6 +140,7 @@ class Canvas:
         mirror: bool = False,
     ) -> None:
         """Paint layers; a unit is ``scale`` pixels, the origin at ``offset``."""
+        self.painted.append((layers, scale, offset, mirror))
         factor = np.array([-scale if mirror else scale, scale])
         clips: dict[int, Any] = {}
         self._kept.append(clips)
@@ -123,7 +155,7 @@ class Canvas:
 
         still = IdentityTransform()
         context = self._agg.new_gc()
-        context.set_antialiased(True)
+        context.set_antialiased(self.smooth)
         context.set_alpha(op.alpha)
         points = op.points * factor + offset
         if op.clip is not None:
@@ -148,7 +180,7 @@ class Canvas:
             path = Path(_closed(points))
             context.set_linewidth(op.width * unit)
             context.set_joinstyle("round")
-            context.set_foreground((*toned(op.colour, 0.72), op.alpha))
+            context.set_foreground((*_rim(op.colour), op.alpha))
         self._agg.draw_path(context, path, still, rgb)
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -160,6 +192,11 @@ class Canvas:
         buffer = np.asarray(self._agg.buffer_rgba())
         buffer[..., :3] = np.clip(rows * 255, 0, 255).astype(np.uint8)[:, None]
         buffer[..., 3] = 255
+
+
+def _rim(colour: Colour) -> Colour:
+    # On a black coat a darker edge is lost: legs and ears would melt together.
+    return toned(colour, 1.3 if sum(colour) < 0.8 else 0.7)
 
 
 def _closed(points: Points) -> Points:

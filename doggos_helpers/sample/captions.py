@@ -62,7 +62,8 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 """For each attribute and value, the words that captions use for it."""
 
 _OPENINGS = ("a photo of", "a picture of", "an image of", "a drawing of", "here is", "")
-_NOUNS = ("dog", "dog", "dog", "puppy", "pet", "animal")
+_NOUNS = ("dog", "dog", "dog", "puppy", "pet", "animal", "dogs")
+_HAIR = ("fur", "hair", "coat")
 
 
 def stated(values: Mapping[str, str], rng: Random, share: float) -> dict[str, str]:
@@ -84,28 +85,30 @@ def caption(facts: Mapping[str, str], rng: Random) -> str:
     if rng.random() < 0.4:
         rng.shuffle(before)
     parts = [f"{word(k)} {k}" for k in ("ears", "legs", "tail") if k in facts]
+    if before and "-" not in before[-1] and rng.random() < 0.2:
+        parts.append(f"{before.pop()} {rng.choice(_HAIR)}")
     rng.shuffle(parts)
     noun = rng.choice(_NOUNS)
     head = " ".join([*before, noun])
-    tail = _with(parts, rng)
-    if rng.random() < 0.15:
-        tail = f"that has {' and '.join(parts)}" if parts else ""
     pose = word("pose") if "pose" in facts else ""
     place = word("scene") if "scene" in facts else ""
     if pose and rng.random() < 0.4:
         head, pose = f"{pose} {head}", ""
     opening = rng.choice(_OPENINGS)
-    article = "a" if opening or rng.random() < 0.7 else ""
-    text = [opening, article, head, tail, pose, place]
+    article = rng.choice(("a", "a", "the")) if opening or rng.random() < 0.7 else ""
+    if noun == "dogs":
+        article = ""
+    text = [opening, article, head, _with(parts, rng), pose, place]
     return " ".join(part for part in text if part)
 
 
 def _with(parts: Sequence[str], rng: Random) -> str:
     if not parts:
         return ""
-    # The tokenizer knows no comma: so an unknown token learns to mean nothing.
-    joint = " and " if len(parts) < 3 else rng.choice((" , ", " and "))
-    return f"with {joint.join(parts)}"
+    joined = " and ".join(parts)
+    if len(parts) > 2 and rng.random() < 0.5:
+        joined = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{rng.choice(('with', 'with', 'with', 'that has'))} {joined}"
 
 
 def prompt(name: str, value: str) -> str:
@@ -120,7 +123,7 @@ def prompt(name: str, value: str) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Return every word that a caption can hold, sorted."""
-    texts = [*_OPENINGS, *_NOUNS, "a that has and with , ears legs tail - dogs the"]
+    """Return every word that a caption can hold, sorted; a hyphen counts as one."""
+    texts = [*_OPENINGS, *_NOUNS, *_HAIR, "the that has with and ears legs tail"]
     texts += [w for values in WORDS.values() for ws in values.values() for w in ws]
     return sorted({w for text in texts for w in text.replace("-", " - ").split()})

@@ -1,17 +1,12 @@
-"""Writes the drawn data set: pictures by split and breed, and a table of attributes."""
+"""The pictures of the data set: each is drawn from its breed, its number and a seed."""
 
 import io
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from doggos_helpers.sample import BREEDS, VERSION
+import numpy as np
+
+from doggos_helpers.sample import VERSION
 from doggos_helpers.sample.breeds import TABLE
 from doggos_helpers.sample.picture import random_framing, render
 from doggos_helpers.sample.traits import of_breed
@@ -19,7 +14,8 @@ from doggos_helpers.sample.traits import of_breed
 SPLITS = ("train", "val", "test")
 _CYCLE = 20
 _VAL, _TEST = (3, 10, 16), (6, 13, 19)
-_MOST = 1_000_000
+_COPIES = 0.011
+_REACH = 60  # how many pictures back the original of a near duplicate may be
 
 
 def split_of(index: int) -> str:
@@ -28,90 +24,87 @@ def split_of(index: int) -> str:
     return "val" if place in _VAL else "test" if place in _TEST else "train"
 
 
-def write(out: Path, images_per_breed: int, seed: int, workers: int) -> int:
-    """Draw the data set into a new folder; see `doggos_helpers.sample`."""
-    _check(out, images_per_breed, workers)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    total = len(BREEDS) * images_per_breed
-    workers = workers or min(os.cpu_count() or 1, 8)
-    workers = max(1, min(workers, total // 40))
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        for split in SPLITS:
-            for breed in BREEDS:
-                (temporary / split / breed).mkdir(parents=True)
-        rows = list(_draw_all(temporary, images_per_breed, seed, workers))
-        _write_table(temporary / "attributes.parquet", rows, seed)
-        temporary.chmod(0o755)
-        _publish(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return len(rows)
+def draw(breed: str, index: int, seed: int) -> tuple[bytes, dict[str, Any]]:
+    """Draw one picture.
+
+    About one in 100 is a near duplicate of an earlier picture in another split, as
+    every real collection has them: the same dog and scene, cut, lit and encoded anew.
+
+    Returns:
+        The bytes of the file, and its row of the attributes table.
+    """
+    source, rng = _original_of(breed, index, seed)
+    if source is None:
+        _, data, row = _draw_original(breed, index, seed)
+        return data, row
+    pixels, _, row = _draw_original(breed, source, seed)
+    encoded = encode(_cut_and_relit(pixels, rng), rng)
+    file = _file(breed, index, encoded)
+    return encoded[0], {**row, **file, "duplicate_of": row["path"]}
 
 
-def _publish(temporary: Path, out: Path) -> None:
-    try:
-        temporary.rename(out)  # an empty folder is replaced
-    except OSError as error:
-        if out.exists():
-            raise FileExistsError(f"{out} was made by another process") from error
-        raise
-
-
-def _check(out: Path, images_per_breed: int, workers: int) -> None:
-    if not 1 <= images_per_breed <= _MOST:
-        raise ValueError(f"images per breed is {images_per_breed}: give 1 to {_MOST:,}")
-    if workers < 0:
-        raise ValueError(f"workers is {workers}: give 0 (one a core) or more")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists already: remove it or name another folder")
-
-
-def _draw_all(
-    root: Path, images_per_breed: int, seed: int, workers: int
-) -> Iterator[dict[str, Any]]:
-    tasks = [
-        (str(root), breed, range(start, min(start + 20, images_per_breed)), seed)
-        for start in range(0, images_per_breed, 20)
-        for breed in BREEDS
-    ]
-    if workers == 1:
-        for task in tasks:
-            yield from draw_some(task)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for rows in pool.map(draw_some, tasks):
-            yield from rows
-
-
-def draw_some(task: tuple[str, str, range, int]) -> list[dict[str, Any]]:
-    """Draw some pictures of one breed; runs in a worker process."""
-    root, breed, indices, seed = task
-    return [_draw_one(Path(root), breed, index, seed) for index in indices]
-
-
-def _draw_one(root: Path, breed: str, index: int, seed: int) -> dict[str, Any]:
+def _draw_original(
+    breed: str, index: int, seed: int
+) -> tuple[np.ndarray, bytes, dict[str, Any]]:
     rng = Random(f"{VERSION}/{seed}/{breed}/{index}")
     dog = of_breed(TABLE[breed], rng)
     frame = random_framing(rng)
-    data, suffix, orientation, quality = encode(render(dog, frame, rng), rng)
-    split = split_of(index)
-    path = f"{split}/{breed}/{breed}_{index:05d}.{suffix}"
-    (root / path).write_bytes(data)
-    return {
-        "path": path,
+    pixels = render(dog, frame, rng)
+    encoded = encode(pixels, rng)
+    row = {
+        **_file(breed, index, encoded),
         "breed": breed,
-        "split": split,
         **dog.values,
         **frame.attributes(),
+        "duplicate_of": None,
+    }
+    return pixels, encoded[0], row
+
+
+def _file(
+    breed: str, index: int, encoded: tuple[bytes, str, int, int]
+) -> dict[str, Any]:
+    split = split_of(index)
+    data, suffix, orientation, quality = encoded
+    return {
+        "path": f"{split}/{breed}/{breed}_{index:05d}.{suffix}",
+        "split": split,
         "quality": quality,
         "orientation": orientation,
         "bytes": len(data),
     }
 
 
-def encode(pixels: Any, rng: Random) -> tuple[bytes, str, int, int]:
+def _original_of(breed: str, index: int, seed: int) -> tuple[int | None, Random]:
+    """Return what a picture is a near duplicate of, if of any, and its randomness."""
+
+    def dice(number: int) -> Random:
+        return Random(f"{VERSION}/{seed}/{breed}/{number}/copy")
+
+    rng = dice(index)
+    if rng.random() >= _COPIES:
+        return None, rng
+    originals = [
+        number
+        for number in range(max(0, index - _REACH), index)
+        if split_of(number) != split_of(index) and dice(number).random() >= _COPIES
+    ]
+    return (rng.choice(originals) if originals else None), rng
+
+
+def _cut_and_relit(pixels: np.ndarray, rng: Random) -> np.ndarray:
+    from PIL import Image
+
+    height, width = pixels.shape[:2]
+    left, right = (round(width * rng.uniform(0.005, 0.04)) for _ in range(2))
+    top, bottom = (round(height * rng.uniform(0.005, 0.04)) for _ in range(2))
+    cut = Image.fromarray(pixels[top : height - bottom, left : width - right])
+    light = rng.uniform(0.9, 1.08) * np.array([rng.uniform(0.98, 1.02) for _ in "rgb"])
+    full = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+    return np.clip(full * light, 0, 255).astype(np.uint8)
+
+
+def encode(pixels: np.ndarray, rng: Random) -> tuple[bytes, str, int, int]:
     """Return the file's bytes, its suffix, EXIF orientation and JPEG quality.
 
     Most files are JPEGs; one in 30 is a PNG, one in 30 a WebP, and one JPEG in 12 is
@@ -143,13 +136,3 @@ def encode(pixels: Any, rng: Random) -> tuple[bytes, str, int, int]:
         return buffer.getvalue(), "jpg", orientation, quality
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue(), "jpg", 1, quality
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]], seed: int) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = sorted(rows, key=lambda row: row["path"])
-    table = pa.Table.from_pylist(rows)
-    notes = {"version": VERSION, "seed": str(seed)}
-    pq.write_table(table.replace_schema_metadata(notes), path)

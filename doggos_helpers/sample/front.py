@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from doggos_helpers.sample.canvas import Layers, toned
+from doggos_helpers.sample.canvas import Layers, part, toned
 from doggos_helpers.sample.face import Face
 from doggos_helpers.sample.limbs import Limbs
 from doggos_helpers.sample.shapes import Points, box, ellipse, fringed, limb, spline
@@ -17,17 +17,7 @@ class FrontBody(Limbs):
         high = 0.3 + 0.75 * b.leg + 0.3 * b.chest
         wide = 0.2 + 0.22 * b.chest * b.bulk
         self._tail(np.array([-0.75 * wide, 0.16]))
-        for side in (-1, 1):
-            haunch = ellipse(side * 0.95 * wide, 0.17, 0.62 * wide, 0.19)
-            shape = self.layers.fill(
-                self._haired(haunch, 0.6), toned(dog.coat, 0.9), edge=0.012
-            )
-            if dog.pattern == "spotted":
-                self._spots(shape, 3, 0.035)
-            paw = ellipse(side * 1.1 * wide, 0.045, 0.11, 0.05)
-            self.layers.fill(
-                paw, dog.pale if self._socks() else toned(dog.coat, 0.95), edge=0.012
-            )
+        self._haunches(wide)
         top = high + 0.06
         pear = spline(
             [
@@ -45,6 +35,7 @@ class FrontBody(Limbs):
         self._markings(torso, wide, high)
         self._texture(torso)
         self.layers.shade(torso, (0.03, 0.07))
+        self.layers.light(torso, (-0.03, -0.03))
         self._front_legs(wide, high)
         if dog.fur == "fluffy":
             chest = fringed(
@@ -59,13 +50,34 @@ class FrontBody(Limbs):
         head.draw(self.rng.uniform(-0.5, 0.5))
         return self.layers
 
+    def _haunches(self, wide: float) -> None:
+        dog = self.dog
+        for side in (-1, 1):
+            haunch = ellipse(side * 0.95 * wide, 0.17, 0.62 * wide, 0.19)
+            shape = self.layers.fill(
+                self._haired(haunch, 0.6), toned(dog.coat, 0.9), edge=0.012
+            )
+            if dog.pattern == "spotted":
+                self._spots(shape, 3, 0.035)
+            if dog.pattern in ("saddled", "tricolour"):
+                saddle = ellipse(side * 0.95 * wide, 0.34, 0.5 * wide, 0.13)
+                self.layers.fill(saddle, dog.dark, shape)
+            paw = ellipse(side * 1.1 * wide, 0.045, 0.11, 0.05)
+            self.layers.fill(
+                paw, dog.pale if self._socks() else toned(dog.coat, 0.95), edge=0.012
+            )
+
     def _markings(self, torso: Points, wide: float, high: float) -> None:
         dog = self.dog
         if dog.pattern in ("saddled", "tricolour"):
             for side in (-1, 1):
-                patch = ellipse(side * 0.95 * wide, 0.62 * high, 0.5 * wide, 0.4 * high)
+                patch = ellipse(side * 0.9 * wide, 0.68 * high, 0.6 * wide, 0.44 * high)
                 self.layers.fill(patch, dog.dark, torso)
-        if self._socks():
+        if self._socks() and dog.pale[2] < 0.6:  # tan: a spot on each side
+            for side in (-1, 1):
+                spot = ellipse(side * 0.3 * wide, 0.74 * high, 0.2 * wide, 0.08 * high)
+                self.layers.fill(spot, dog.pale, torso)
+        elif self._socks():
             bib = spline(
                 [
                     (-0.6 * wide, 1.2 * high),
@@ -79,6 +91,7 @@ class FrontBody(Limbs):
         if dog.pattern == "spotted":
             self._spots(torso, 14, 0.04)
 
+    @part("legs")
     def _front_legs(self, wide: float, high: float) -> None:
         for side in (-1, 1):
             x = side * 0.42 * wide

@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 
 from doggos_helpers.sample.canvas import Colour, Layers, toned
-from doggos_helpers.sample.shapes import Points, blob, ellipse, fringed, turned
+from doggos_helpers.sample.shapes import Points, blob, ellipse, fringed, spline, turned
 from doggos_helpers.sample.traits import Dog
 
 INK: Colour = (0.13, 0.11, 0.13)
@@ -32,7 +32,7 @@ class Head:
 
     def place(self, points: Points) -> Points:
         """Return points of head units in units of the dog."""
-        return turned(np.asarray(points, float) * self.size, self.tilt) + self.at
+        return turned(np.asarray(points) * self.size, self.tilt) + self.at
 
     def _fill(
         self, points: Points, colour: Colour, clip: Points | None = None
@@ -42,7 +42,7 @@ class Head:
 
     def _haired(self, points: Points, amount: float = 1.0) -> Points:
         if self.dog.fur == "fluffy":
-            return fringed(points, self.rng, 0.34, 0.16 * amount)
+            return fringed(points, self.rng, 0.42, 0.2 * amount)
         if self.dog.fur == "curly":
             return fringed(points, self.rng, 0.36, 0.14 * amount, curly=True)
         return points
@@ -55,6 +55,11 @@ class Head:
         if self.dog.eye[2] > 0.5:
             self._fill(ellipse(x, y, 0.08, 0.09), INK)
         self._fill(ellipse(x + 0.05, y + 0.06, 0.05, 0.05), (1, 1, 1))
+        if self.dog.build.lid > 0.2:
+            low = y + 0.16 - 0.13 * self.dog.build.lid
+            rim = [(x - 0.22, low), (x, low + 0.03), (x + 0.22, low)]
+            lid = spline([*rim, (x + 0.15, y + 0.19), (x - 0.15, y + 0.19)])
+            self._fill(lid, toned(self.dog.coat, 0.86))
 
     def _topknot(self, x: float) -> None:
         puff = fringed(ellipse(x, 0.85, 0.72, 0.5), self.rng, 0.34, 0.15, curly=True)
@@ -66,6 +71,11 @@ class Head:
             size = self.rng.uniform(0.1, 0.19)
             x, y = x + self.rng.gauss(0, 0.06), y + self.rng.gauss(0, 0.06)
             self._fill(blob(x, y, size, self.rng), self.dog.dark, clip)
+
+    def _capped(self) -> bool:
+        """Say whether the pale of the face goes up round the eyes, as a husky's."""
+        dog = self.dog
+        return dog.cap and dog.pattern == "bicolour" and dog.pale[2] > 0.6
 
     def _muzzle_colour(self) -> Colour:
         if self.dog.mask:
@@ -80,8 +90,13 @@ class Head:
         spotted = dog.pattern == "spotted" and dog.ears != "pricked"
         if spotted or dog.pattern == "masked":
             tone = dog.dark
+        if sum(tone) < 0.8:  # darker than black can't be seen
+            return toned(tone, 0.9 if far else 1.2)
         low = 0.66 if far else 0.86
         return toned(tone, low if dog.ears != "pricked" else low + 0.1)
+
+    def _flap(self, tone: Colour) -> Colour:
+        return toned(tone, 0.74 if sum(tone) > 0.9 else 1.25)
 
     def _inner(self) -> Colour:
         r, g, b = (

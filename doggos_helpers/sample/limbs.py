@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from doggos_helpers.sample.canvas import toned
+from doggos_helpers.sample.canvas import part, toned
 from doggos_helpers.sample.pen import Chain
 from doggos_helpers.sample.shapes import Points, blob, ellipse, limb, spline
 from doggos_helpers.sample.tail import Tailed
@@ -18,7 +18,7 @@ class Limbs(Tailed):
         wide = [r * self.b.bulk for r in radii]
         outline = limb(pts, wide)
         if self.dog.fur != "smooth":
-            outline = self._haired(outline, 0.55)
+            outline = self._haired(outline, 0.65)
         colour = self.far if far else self.dog.coat
         foot = pts[-1]
         r = wide[-1]
@@ -28,6 +28,8 @@ class Limbs(Tailed):
             paw_colour = toned(self.dog.pale, 0.78 if far else 1.0)
         self.layers.fill(paw, paw_colour, edge=0.012)
         self.layers.fill(outline, colour, edge=0.012 if far else 0.0)
+        if not far:
+            self.layers.shade(outline, (0.03, 0.0), alpha=0.1)
         if self._socks():
             top = 0.5 * (pts[-1] + pts[-2])
             low = limb([top, pts[-1], 2 * pts[-1] - top], [0.2, 0.2, 0.2])
@@ -37,11 +39,16 @@ class Limbs(Tailed):
                 x, y = pts[-2] * (1 - k) + pts[-1] * k + self.rng.gauss(0, 0.012)
                 patch = blob(x, y, 0.03, self.rng)
                 self.layers.fill(patch, self.dog.dark, outline)
+        if self.dog.fur == "curly":
+            x, y = 0.3 * pts[-2] + 0.7 * pts[-1]
+            puff = self._haired(ellipse(x, y + 0.02, 1.5 * r, 1.2 * r), 0.7)
+            self.layers.fill(puff, paw_colour, edge=0.012)
         toes = [(foot[0] + k * r, foot[1] - 0.5 * r) for k in (0.7, 1.2)]
         for x, y in toes:
             mark = np.array([(x, y), (x + 0.06 * r, y + 0.55 * r)])
             self.layers.line(mark, toned(paw_colour, 0.6), 0.012, alpha=0.7)
 
+    @part("legs")
     def _legs(self, far: bool) -> None:
         """Draw a front leg and a hind leg: the near ones, or those behind."""
         shift = 0.11 if far else 0.0

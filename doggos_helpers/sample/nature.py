@@ -7,6 +7,7 @@ import numpy as np
 from doggos_helpers.sample.canvas import Colour, Layers, mix
 from doggos_helpers.sample.props import add_sky, fir, grass, hills, rgb, tree, umbrella
 from doggos_helpers.sample.shapes import box, ellipse, limb
+from doggos_helpers.sample.things import barn, fence, palm, rocks, snow_on, snowman
 
 Shades = tuple[tuple[Colour, Colour], tuple[Colour, Colour]]
 """Colours of the sky, top and bottom, and of the ground, far and near."""
@@ -19,6 +20,36 @@ def beach(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
     sand = mix(rgb(238, 216, 166), rgb(226, 198, 150), rng.random())
     add_sky(layers, horizon, wide, rng)
     shore = horizon * rng.uniform(0.55, 0.75)
+    _sea(layers, shore, horizon, wide, sea, sand, rng)
+    if rng.random() < 0.3:
+        stone = mix(rgb(130, 124, 128), sand, 0.3)
+        rocks(layers, rng.uniform(0, wide), shore + 0.01, 0.16, stone)
+    if rng.random() < 0.3:
+        x, size = rng.choice((0.1, wide - 0.1)), rng.uniform(0.4, 0.55)
+        palm(layers, x, shore - 0.03, size, rng)
+    elif rng.random() < 0.5:
+        umbrella(layers, rng.choice((0.12, wide - 0.12)), shore - 0.05, rng)
+    for _ in range(18):
+        spot = ellipse(
+            rng.uniform(0, wide),
+            shore * rng.random() * 0.9,
+            rng.uniform(0.004, 0.02),
+            0.004,
+        )
+        layers.fill(spot, mix(sand, rgb(150, 110, 70), 0.4), alpha=0.7)
+    return (sky, mix(sky, (1, 1, 1), 0.55)), (sand, mix(sand, rgb(200, 160, 110), 0.35))
+
+
+def _sea(
+    layers: Layers,
+    shore: float,
+    horizon: float,
+    wide: float,
+    sea: Colour,
+    sand: Colour,
+    rng: Random,
+) -> None:
+    """Add the sea between shore and horizon, its foam, and perhaps a boat."""
     layers.fill(box(-1, shore, wide + 1, horizon), sea)
     layers.fill(
         box(-1, (shore + 2 * horizon) / 3, wide + 1, horizon),
@@ -50,17 +81,6 @@ def beach(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             ),
             (0.98, 0.97, 0.94),
         )
-    if rng.random() < 0.45:
-        umbrella(layers, rng.choice((0.12, wide - 0.12)), shore - 0.05, rng)
-    for _ in range(18):
-        spot = ellipse(
-            rng.uniform(0, wide),
-            shore * rng.random() * 0.9,
-            rng.uniform(0.004, 0.02),
-            0.004,
-        )
-        layers.fill(spot, mix(sand, rgb(150, 110, 70), 0.4), alpha=0.7)
-    return (sky, mix(sky, (1, 1, 1), 0.55)), (sand, mix(sand, rgb(200, 160, 110), 0.35))
 
 
 def meadow(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
@@ -74,6 +94,10 @@ def meadow(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
         x, size = rng.uniform(0, wide), rng.uniform(0.15, 0.4)
         leaf = mix(mix(green, (0.1, 0.3, 0.12), rng.uniform(0.25, 0.5)), sky, 0.15)
         tree(layers, x, horizon - 0.01, size, leaf, rng)
+    if rng.random() < 0.25:
+        barn(layers, rng.uniform(0, wide - 0.2), horizon - 0.01, 0.26, rng)
+    if rng.random() < 0.3:
+        fence(layers, horizon - 0.05, wide, rng)
     for _ in range(26):
         y = horizon * (1 - rng.random() ** 0.7)
         size = 0.015 + 0.045 * (1 - y / horizon)
@@ -106,6 +130,13 @@ def snow(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
         x, size = rng.uniform(0, wide), rng.uniform(0.2, 0.45)
         tone = mix(rgb(72, 110, 104), sky, rng.uniform(0, 0.4))
         fir(layers, x, horizon - 0.02, size, tone, rng.random() < 0.7)
+    if rng.random() < 0.25:
+        x = rng.uniform(0, wide - 0.3)
+        barn(layers, x, horizon - 0.03, 0.28, rng)
+        snow_on(layers, x, horizon - 0.03, 0.28)
+    if rng.random() < 0.25:
+        x = rng.choice((0.12, wide - 0.12))
+        snowman(layers, x, horizon - 0.1, 0.34, rng)
     for _ in range(5):
         y = horizon * rng.uniform(0.05, 0.9)
         drift = ellipse(rng.uniform(0, wide), y, rng.uniform(0.15, 0.5), 0.015)

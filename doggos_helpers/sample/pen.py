@@ -18,7 +18,7 @@ class Pen:
         """Start with no layers yet."""
         self.dog, self.pose, self.view, self.rng = dog, pose, view, rng
         self.b = dog.build
-        self.layers = Layers()
+        self.layers = Layers(part="body")
         self.far = toned(dog.coat, 0.74)
         self.angle, self.up, self.tilt = 0.0, 0.0, 0.0
         self.origin, self.head = np.zeros(2), np.zeros(2)
@@ -29,9 +29,9 @@ class Pen:
 
     def _haired(self, outline: Points, amount: float = 1.0) -> Points:
         if self.dog.fur == "fluffy":
-            return fringed(outline, self.rng, 0.09, 0.05 * amount)
+            return fringed(outline, self.rng, 0.13, 0.075 * amount)
         if self.dog.fur == "curly":
-            return fringed(outline, self.rng, 0.085, 0.04 * amount, curly=True)
+            return fringed(outline, self.rng, 0.1, 0.052 * amount, curly=True)
         return outline
 
     def _socks(self) -> bool:
@@ -61,5 +61,5 @@ class Pen:
                 a = np.linspace(0, 4.6, 9) + self.rng.random() * 6
                 mark = np.column_stack([x + 0.03 * np.cos(a), y + 0.03 * np.sin(a)])
             else:
-                mark = curve([(x, y), (x - 0.05, y - 0.02), (x - 0.08, y - 0.07)], 4)
+                mark = curve([(x, y), (x - 0.06, y - 0.03), (x - 0.1, y - 0.1)], 4)
             self.layers.line(mark, tone, 0.013, clip, alpha=0.7)

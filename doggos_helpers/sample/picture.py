@@ -1,25 +1,26 @@
 """Composes one picture: a scene, a dog in it, light, and what may hide a bit of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from doggos_helpers.sample.body import SideBody
 from doggos_helpers.sample.canvas import Canvas, Layers
 from doggos_helpers.sample.front import FrontBody
 from doggos_helpers.sample.scenes import SCENES, foreground, paint_scene
 from doggos_helpers.sample.shapes import ellipse
-from doggos_helpers.sample.traits import Dog
+from doggos_helpers.sample.traits import Build, Dog
 
 POSES = ("lying", "running", "sitting", "standing")
 
 LIGHTS: dict[str, tuple[float, float, float]] = {
     "day": (1.0, 1.0, 1.0),
-    "warm": (1.04, 0.97, 0.86),
-    "dusk": (0.87, 0.83, 0.95),
-    "overcast": (0.9, 0.93, 0.96),
+    "warm": (1.03, 0.98, 0.89),
+    "dusk": (0.88, 0.86, 0.96),
+    "overcast": (0.93, 0.95, 0.97),
 }
 """Factor of red, green and blue for each light."""
 
@@ -40,10 +41,12 @@ class Framing:
     mirrored: bool
     occluded: bool
     noise: float
+    blur: float
+    dogs: int
 
     def attributes(self) -> dict[str, Any]:
         """Return what the sidecar table says about the picture."""
-        return {k: v for k, v in vars(self).items() if k != "noise"}
+        return dict(vars(self))
 
 
 def random_framing(rng: Random, long_side: int | None = None) -> Framing:
@@ -63,48 +66,95 @@ def random_framing(rng: Random, long_side: int | None = None) -> Framing:
         light=rng.choices(tuple(LIGHTS), (0.55, 0.2, 0.1, 0.15))[0],
         width=width,
         height=height,
-        scale=rng.uniform(0.7, 0.98),
+        scale=rng.uniform(0.78, 0.98),
         x=rng.gauss(0, 0.025),
-        y=rng.uniform(0.05, 0.16),
+        y=rng.gauss(0.47, 0.025),
         mirrored=rng.random() < 0.5,
         occluded=rng.random() < 0.18,
         noise=rng.choice((0.0, 0.0, 2.0, 4.0)),
+        blur=round(rng.uniform(0.7, 1.5) * side / 600, 2) * (rng.random() < 0.1),
+        dogs=2 if rng.random() < 0.04 else 1,
     )
 
 
 def render(dog: Dog, frame: Framing, rng: Random) -> np.ndarray:
     """Draw the picture and return its pixels, ``uint8 [height, width, 3]``."""
+    return render_parts(dog, frame, rng)[0]
+
+
+def render_parts(dog: Dog, frame: Framing, rng: Random) -> tuple[np.ndarray, Canvas]:
+    """Draw like `render`; the canvas knows what was painted where."""
     canvas = Canvas(frame.width, frame.height)
     tall = frame.height
     kind = FrontBody if frame.view == "front" else SideBody
     body = kind(dog, frame.pose, frame.view, rng).draw()
-    left, low, right, top = body.bounds()
-    square = min(frame.width, frame.height)
-    unit = frame.scale * square / max((right - left) / 1.04, top - min(low, 0))
-    foot = frame.y * tall
-    foot = min(foot, max(tall - unit * top - 0.02 * tall, 0.03 * tall))
-    horizon = min(max(foot / tall + rng.uniform(0.12, 0.3), 0.26), 0.55)
+    unit, x, foot = _place(body, frame)
+    horizon = min(max(foot / tall + rng.uniform(0.1, 0.26), 0.26), 0.6)
     paint_scene(canvas, frame.scene, horizon, rng)
-    centre = (left + right) / 2 * (-1 if frame.mirrored else 1)
-    x = frame.width / 2 + frame.x * frame.width - centre * unit
-    canvas.paint(_shadow(left, right), unit, (x, foot), frame.mirrored)
-    canvas.paint(body, unit, (x, foot), frame.mirrored)
+    if frame.dogs == 2:
+        square = min(frame.width, tall)
+        side = rng.choice((-1, 1))
+        other = _companion(dog, rng)
+        x -= side * 0.1 * square
+        unit *= 0.8
+        back = min(foot + rng.uniform(0.06, 0.12) * tall, (horizon - 0.03) * tall)
+        there = (frame.width / 2 + side * 0.27 * square, back)
+        _stand(canvas, other, 0.66 * unit, there, rng.random() < 0.5)
+    _stand(canvas, body, unit, (x, foot), frame.mirrored)
     if frame.occluded:
         size = 0.2 * unit / tall * rng.uniform(0.8, 1.3)
         at = frame.width / 2 / tall + rng.choice((-1, 1)) * 0.28 * unit / tall
         thing, _ = foreground(frame.scene, at, foot / tall - 0.05, size, rng)
         canvas.paint(thing, tall)
-    return _lit(canvas.pixels(), frame, rng)
+    return _lit(canvas.pixels(), frame, rng), canvas
 
 
-def _shadow(left: float, right: float) -> Layers:
-    layers = Layers()
+def _place(body: Layers, frame: Framing) -> tuple[float, float, float]:
+    """Return the pixels of a unit, and where the dog stands: x, and y from below.
+
+    The dog fills the square that models crop. A long one rather loses the tip of its
+    tail than be so small that its ears can't be told.
+    """
+    left, low, right, top = body.bounds()
+    square = min(frame.width, frame.height)
+    span, rise = right - left, top - min(low, 0)
+    fit = span / min(1 + 0.06 * span / rise, 1.16)
+    unit = frame.scale * square / max(fit, rise)
+    foot = 0.5 * frame.height + (frame.y - 0.5) * square - 0.5 * unit * top
+    foot = max(foot, 0.5 * (frame.height - square) + 0.03 * square)
+    facing = -1 if frame.mirrored else 1
+    centre = (left + right) / 2 - facing * frame.x * frame.width / unit
+    centre = max(centre, right - 0.485 * square / unit)
+    return unit, frame.width / 2 - facing * centre * unit, foot
+
+
+def _companion(dog: Dog, rng: Random) -> Layers:
+    """Return a second dog that looks much like the first, in a pose of its own."""
+    build = Build(**{k: v * rng.gauss(1, 0.06) for k, v in vars(dog.build).items()})
+    pose = rng.choice(("standing", "sitting", "lying"))
+    return SideBody(replace(dog, build=build), pose, "side", rng).draw()
+
+
+def _stand(
+    canvas: Canvas,
+    body: Layers,
+    unit: float,
+    at: tuple[float, float],
+    mirrored: bool,
+) -> None:
+    """Paint a dog and its shadow."""
+    left, _, right, _ = body.bounds()
+    shadow = Layers()
     middle, half = 0.5 * (left + right), 0.42 * (right - left)
-    layers.fill(ellipse(middle, 0.0, half, 0.07), (0.12, 0.12, 0.22), alpha=0.28)
-    return layers
+    shadow.fill(ellipse(middle, 0.0, half, 0.07), (0.12, 0.12, 0.22), alpha=0.28)
+    canvas.paint(shadow, unit, at, mirrored)
+    canvas.paint(body, unit, at, mirrored)
 
 
 def _lit(pixels: np.ndarray, frame: Framing, rng: Random) -> np.ndarray:
+    if frame.blur:
+        image = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(frame.blur))
+        pixels = np.asarray(image)
     out = pixels * np.asarray(LIGHTS[frame.light], np.float32)
     if frame.noise:
         noise = np.random.default_rng(rng.getrandbits(32))

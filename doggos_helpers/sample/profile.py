@@ -1,17 +1,20 @@
 """Draws the head of a dog in profile."""
 
-from doggos_helpers.sample.canvas import toned
+from doggos_helpers.sample.canvas import Colour, part, toned
 from doggos_helpers.sample.head import INK, TONGUE, Head
 from doggos_helpers.sample.shapes import Points, curve, ellipse, limb, spline
+
+_FAR = 0.42  # how far forward the far ear stands
 
 
 class Profile(Head):
     """A head seen from the side, looking right."""
 
+    @part("head")
     def draw(self) -> None:
         """Draw the head seen from the side, looking right."""
         dog, b = self.dog, self.dog.build
-        m, j = 0.28 + 0.55 * b.muzzle, 0.55 + 0.55 * b.jaw
+        m, j = 0.08 + 0.74 * b.muzzle, 0.55 + 0.55 * b.jaw
         self._ear(far=True)
         if self.open:
             jaw = limb([(0.5, -0.4), (0.4 + 0.8 * m, -0.72 * j)], [0.25, 0.16])
@@ -40,6 +43,7 @@ class Profile(Head):
         outline = self._fill(self._haired(skull, 0.7), dog.coat)
         self._markings(m, j, outline)
         self.layers.shade(outline, (0.01, 0.09 * self.size / 0.23))
+        self.layers.light(outline, (-0.01, -0.04))
         self._nose(m, j)
         self._eye(0.4, 0.26)
         if dog.fur == "curly":
@@ -66,10 +70,12 @@ class Profile(Head):
                     (1.3 + m, -0.3),
                     (1 + m, -1.1),
                     (-0.3, -1.1),
-                    (0.25, -0.3),
+                    *([(-0.3, -0.1), (0.2, 0.6)] if self._capped() else [(0.25, -0.3)]),
                 ]
             )
             self._fill(muzzle, dog.pale, clip)
+            if self._capped():
+                return
             if tan:
                 self._fill(ellipse(0.48, 0.55, 0.13, 0.09), dog.pale, clip)
             else:
@@ -96,60 +102,70 @@ class Profile(Head):
                 [(-0.5, 0.5), (-0.2, -0.4), (0.2, 0.7), (0.75, -0.15), (-0.7, 0.0)],
             )
 
+    @part("ears")
     def _ear(self, far: bool) -> None:
-        dog, e = self.dog, self.dog.build.ear
-        dx = 0.42 if far else 0.0
         tone = self._ear_colour(far)
-        if dog.ears == "pricked":
-            ear = spline(
-                [
-                    (-0.72, 0.35),
-                    (-0.66, 1.1),
-                    (-0.42, 0.75 + 1.1 * e),
-                    (-0.02, 1.2),
-                    (0.18, 0.7),
-                    (-0.3, 0.4),
-                ]
-            )
-            shape = self._fill(ear + (dx, 0), tone)
-            if not far:
-                inner = spline(
-                    [
-                        (-0.45, 0.7),
-                        (-0.46, 1.15),
-                        (-0.38, 0.55 + 1.0 * e),
-                        (-0.14, 1.15),
-                        (-0.02, 0.8),
-                    ]
-                )
-                self._fill(inner + (dx, 0), self._inner(), shape)
+        if self.dog.ears == "pricked":
+            self._pricked(far, tone)
+        elif self.dog.ears == "folded":
+            self._folded(_FAR if far else 0.0, tone)
+        else:
+            self._hanging(far, tone)
+
+    def _pricked(self, far: bool, tone: Colour) -> None:
+        e, dx = self.dog.build.ear, _FAR if far else 0.0
+        ear = spline(
+            [
+                (-0.72, 0.35),
+                (-0.66, 1.1),
+                (-0.42, 0.75 + 1.1 * e),
+                (-0.02, 1.2),
+                (0.18, 0.7),
+                (-0.3, 0.4),
+            ]
+        )
+        shape = self._fill(ear + (dx, 0), tone)
+        if far:
             return
-        if dog.ears == "folded":
-            stem = spline(
-                [
-                    (-0.72, 0.4),
-                    (-0.7, 0.95),
-                    (-0.5, 0.8 + 0.4 * e),
-                    (-0.15, 1.08),
-                    (0.05, 0.72),
-                    (-0.3, 0.45),
-                ]
-            )
-            self._fill(stem + (dx, 0), tone)
-            flap = spline(
-                [
-                    (-0.68, 0.92),
-                    (-0.5, 0.86 + 0.4 * e),
-                    (-0.12, 1.12),
-                    (0.24, 0.62),
-                    (0.3, 0.34),
-                    (-0.08, 0.55),
-                    (-0.45, 0.8),
-                ]
-            )
-            self._fill(flap + (dx, 0), toned(tone, 0.74))
-            return
-        drop = 0.75 * e if dog.ears == "floppy" else 1.42 * e
+        inner = spline(
+            [
+                (-0.45, 0.7),
+                (-0.46, 1.15),
+                (-0.38, 0.55 + 1.0 * e),
+                (-0.14, 1.15),
+                (-0.02, 0.8),
+            ]
+        )
+        self._fill(inner, self._inner(), shape)
+
+    def _folded(self, dx: float, tone: Colour) -> None:
+        e = self.dog.build.ear
+        stem = spline(
+            [
+                (-0.72, 0.4),
+                (-0.7, 0.95),
+                (-0.5, 0.8 + 0.4 * e),
+                (-0.15, 1.08),
+                (0.05, 0.72),
+                (-0.3, 0.45),
+            ]
+        )
+        self._fill(stem + (dx, 0), tone)
+        flap = spline(
+            [
+                (-0.68, 0.92),
+                (-0.5, 0.86 + 0.4 * e),
+                (-0.12, 1.12),
+                (0.24, 0.62),
+                (0.3, 0.34),
+                (-0.08, 0.55),
+                (-0.45, 0.8),
+            ]
+        )
+        self._fill(flap + (dx, 0), self._flap(tone))
+
+    def _hanging(self, far: bool, tone: Colour) -> None:
+        drop = (0.75 if self.dog.ears == "floppy" else 1.42) * self.dog.build.ear
         ear = spline(
             [
                 (-0.62, 0.72),
@@ -163,6 +179,6 @@ class Profile(Head):
             ]
         )
         if far:
-            ear = ear * (0.9, 0.9) + (dx * 0.5, 0.05)
+            ear = ear * (0.9, 0.9) + (0.5 * _FAR, 0.05)
         shape = self._fill(self._haired(ear, 1.1), tone)
         self.layers.shade(shape, (0.015, 0.06), alpha=0.2)

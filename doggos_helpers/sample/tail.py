@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from doggos_helpers.sample.canvas import toned
+from doggos_helpers.sample.canvas import part, toned
 from doggos_helpers.sample.pen import Chain, Pen
 from doggos_helpers.sample.shapes import Points, ellipse, fringed, limb
 
@@ -10,9 +10,10 @@ from doggos_helpers.sample.shapes import Points, ellipse, fringed, limb
 class Tailed(Pen):
     """A body that can get its tail."""
 
+    @part("tail")
     def _tail(self, base: Points) -> None:
         pose = self.pose
-        lift = self.rng.uniform(0, 0.4) if pose == "running" else self._lift()
+        lift = self.rng.uniform(0.15, 0.5) if pose == "running" else self._lift()
         x, y = base + (0.02, -0.03) if pose == "sitting" else base
         chain, radii = self._tail_chain(float(x), float(y), lift)
         points = np.asarray(chain, float)
@@ -33,7 +34,7 @@ class Tailed(Pen):
         self.layers.shade(shape, (0.01, 0.04), alpha=0.14)
 
     def _lift(self) -> float:
-        lift = self.rng.uniform(0.15, 0.75)
+        lift = self.rng.uniform(0.4, 1.0)
         if self.pose == "sitting":
             lift = self.rng.uniform(-0.3, 0.2) + 0.25
         return lift
@@ -58,8 +59,8 @@ class Tailed(Pen):
             chain = [(x + 0.03, y - 0.05), *zip(*ring, strict=True)]
             wide = 0.075 if fur == "fluffy" else 0.052
             return chain, list(np.linspace(wide, 0.7 * wide, len(chain)))
-        n = 0.62 if tail == "straight" else 0.6
+        n = 0.54
         tip = (x - n * np.cos(lift), y + n * np.sin(lift))
         middle = (x - 0.5 * n * np.cos(lift - 0.25), y + 0.5 * n * np.sin(lift - 0.35))
-        radii = [0.06, 0.042, 0.02] if tail == "straight" else [0.06, 0.13, 0.05]
+        radii = [0.052, 0.038, 0.02] if tail == "straight" else [0.06, 0.125, 0.06]
         return [(x + 0.06, y - 0.03), middle, tip], radii

@@ -8,6 +8,7 @@ from doggos_helpers.sample.canvas import Layers, mix
 from doggos_helpers.sample.nature import Shades
 from doggos_helpers.sample.props import house, plant, rgb, sofa, window
 from doggos_helpers.sample.shapes import box, ellipse
+from doggos_helpers.sample.things import car, floor_lamp, shelf
 
 
 def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
@@ -30,6 +31,15 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
             mix(floor, (0.2, 0.1, 0), 0.25),
             0.004,
         )
+    _furnish(layers, horizon, wide, rng)
+    return (mix(wall, (1, 1, 1), 0.12), mix(wall, (0.3, 0.2, 0.2), 0.08)), (
+        mix(floor, (0, 0, 0), 0.08),
+        floor,
+    )
+
+
+def _furnish(layers: Layers, horizon: float, wide: float, rng: Random) -> None:
+    """Add a window or pictures, furniture and a rug."""
     x = rng.uniform(0.1, wide - 0.4)
     if rng.random() < 0.6:
         window(layers, x, horizon + 0.16, rng)
@@ -44,6 +54,10 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
                     [rgb(214, 140, 110), rgb(120, 160, 170), rgb(220, 190, 110)]
                 ),
             )
+    if rng.random() < 0.35:
+        shelf(layers, rng.uniform(0, wide - 0.34), horizon - 0.03, rng)
+    if rng.random() < 0.3:
+        floor_lamp(layers, rng.choice((0.14, wide - 0.14)), horizon - 0.05, rng)
     if rng.random() < 0.5:
         sofa(layers, rng.uniform(0, wide - 0.2), horizon - 0.04, rng)
     if rng.random() < 0.5:
@@ -57,10 +71,6 @@ def room(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
         layers.fill(
             ellipse(cx, 0.42 * horizon, 0.47, 0.23 * horizon), mix(rug, (1, 1, 1), 0.2)
         )
-    return (mix(wall, (1, 1, 1), 0.12), mix(wall, (0.3, 0.2, 0.2), 0.08)), (
-        mix(floor, (0, 0, 0), 0.08),
-        floor,
-    )
 
 
 def street(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
@@ -85,6 +95,8 @@ def street(layers: Layers, horizon: float, wide: float, rng: Random) -> Shades:
     curb = horizon * rng.uniform(0.72, 0.85)
     layers.fill(box(-1, curb, wide + 1, horizon), mix(road, (1, 1, 1), 0.38))
     layers.fill(box(-1, curb - 0.018, wide + 1, curb), mix(road, (1, 1, 1), 0.65))
+    if rng.random() < 0.4:
+        car(layers, rng.uniform(-0.1, wide - 0.4), curb - 0.02, rng)
     shift = rng.uniform(0, 0.3)
     for k in range(8):
         a = k * 0.36 - shift

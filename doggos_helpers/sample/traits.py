@@ -23,7 +23,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (46, 44, 52),
-    "brown": (116, 70, 42),
+    "brown": (124, 76, 46),
     "golden": (226, 176, 104),
     "grey": (140, 146, 158),
     "red": (192, 94, 42),
@@ -48,6 +48,7 @@ class Build:
     jaw: float = 1.0
     ear: float = 1.0
     bulk: float = 1.0
+    lid: float = 0.0
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Dog:
     pale: Colour
     eye: Colour = (0.13, 0.09, 0.08)
     mask: bool = False
+    cap: bool = False
 
     def __getattr__(self, name: str) -> str:
         """Return the value of an attribute, such as ``dog.ears``."""
@@ -88,6 +90,7 @@ class Breed:
     dark: str = "black"
     blue_eyes: float = 0.0
     mask: float = 0.0
+    cap: float = 0.0
     tints: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
@@ -120,6 +123,8 @@ def tinted(name: str, rng: Random, spread: float = 10) -> Colour:
 
 
 def _jitter(rgb: tuple[int, int, int], rng: Random, spread: float) -> Colour:
+    if min(rgb) > 220:  # a white that is a little darker is a grey
+        spread *= 0.4
     light = rng.gauss(0, spread)
     r, g, b = (
         min(max((c + light + rng.gauss(0, spread / 3)) / 255, 0.03), 0.985) for c in rgb
@@ -137,7 +142,7 @@ def of_breed(breed: Breed, rng: Random) -> Dog:
         if possible(values):
             break
     mean = breed.build
-    build = Build(**{k: v * rng.gauss(1, 0.07) for k, v in vars(mean).items()})
+    build = Build(**{k: v * rng.gauss(1, 0.055) for k, v in vars(mean).items()})
     coat = breed.tints.get(values["coat"], COLOURS[values["coat"]])
     dog = Dog(
         values,
@@ -147,6 +152,7 @@ def of_breed(breed: Breed, rng: Random) -> Dog:
         tinted(breed.pale, rng, 5),
         mask=values["pattern"] == "masked" or rng.random() < breed.mask,
     )
+    dog.cap = rng.random() < breed.cap
     if rng.random() < breed.blue_eyes:
         dog.eye = (0.35, 0.6, 0.85)
     return dog
@@ -158,20 +164,21 @@ def at_random(rng: Random, values: dict[str, str]) -> Dog:
     short = values["legs"] == "short"
     build = Build(
         leg=u(0.13, 0.24) if short else u(0.37, 0.56),
-        body=u(0.82, 1.3),
+        body=u(0.82, 1.22),
         chest=u(0.34, 0.5),
         tuck=u(0.02, 0.17),
         neck=u(0.06, 0.26),
-        head=u(0.22, 0.34),
+        head=u(0.25, 0.36),
         muzzle=u(0.35, 1.6),
         jaw=u(0.75, 1.25),
         ear=u(0.85, 1.3),
         bulk=u(0.75, 1.3),
+        lid=max(u(-1.5, 1), 0),
     )
     black = values["coat"] == "black"
-    dark = "silver" if black else rng.choice(("black", "black", "liver"))
-    if values["coat"] == "brown":
-        dark = "black"
+    dark = "silver" if black else "black"
+    if values["coat"] in ("golden", "white") and rng.random() < 0.3:
+        dark = "liver"
     pale = rng.choice(("white", "white", "tan") if black else ("white",))
     return Dog(
         values,
@@ -181,4 +188,5 @@ def at_random(rng: Random, values: dict[str, str]) -> Dog:
         tinted(pale, rng, 5),
         eye=(0.35, 0.6, 0.85) if rng.random() < 0.08 else (0.13, 0.09, 0.08),
         mask=values["pattern"] == "masked",
+        cap=rng.random() < 0.25,
     )

@@ -2,14 +2,17 @@
 
 import dataclasses
 import socket
+import threading
 import time
 
 import pytest
 
+from doggos_helpers import nodes
 from doggos_helpers.cluster import connect
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.nodes import this_node, wait_for
+from doggos_helpers.plan import plan_workers
 
 
 def test_connect_again_keeps_the_connection_and_says_the_same(cluster, capsys):
@@ -37,7 +40,44 @@ def test_a_fixed_cluster_refuses_at_once_what_it_cannot_hold(cluster):
     wait_for(connected.plan.embed, connected, settings)
 
 
-def test_an_address_where_nothing_listens_is_named(tmp_path):
+def test_workers_wait_for_other_work_to_end_and_say_so(cluster, capsys, monkeypatch):
+    import ray
+
+    settings, connected = cluster
+    plan = connected.plan
+    monkeypatch.setattr(nodes, "SAY_AFTER_S", 0)
+
+    @ray.remote(num_cpus=sum(node.cpus for node in connected.nodes))
+    class Holder:
+        def ready(self) -> bool:
+            return True
+
+    holder = Holder.remote()
+    assert ray.get(holder.ready.remote(), timeout=120)
+    hurried = settings.model_copy(update={"wait_for_cluster_s": 2})
+    with pytest.raises(ClusterError, match="other work left no room for") as caught:
+        wait_for(plan.embed, connected, hurried)
+    assert "0 CPU, 0 GPU" in caught.value.where
+    wait_for(plan.serve, connected, hurried)  # an app's update holds its own CPUs
+    threading.Timer(2, lambda: ray.kill(holder)).start()
+    wait_for(
+        plan.train, connected, settings.model_copy(update={"wait_for_cluster_s": 60})
+    )
+    assert "Waiting for room for 2 workers" in capsys.readouterr().out
+
+
+def test_workers_that_leave_no_room_for_reading_are_refused(cluster):
+    settings, connected = cluster
+    whole = sum(node.cpus for node in connected.nodes)
+    greedy = settings.model_copy(
+        update={"embed_workers": int(whole), "embed_cpus": 1.0}
+    )
+    plan = plan_workers(connected.nodes, greedy)
+    with pytest.raises(ClusterError, match="leave no node with 0.25 CPU to read"):
+        wait_for(plan.embed, dataclasses.replace(connected, plan=plan), greedy)
+
+
+def test_the_doctor_names_an_address_where_nothing_listens(tmp_path):
     import subprocess
     import sys
 
@@ -49,7 +89,8 @@ def test_an_address_where_nothing_listens_is_named(tmp_path):
         [sys.executable, "-m", "doggos_helpers.cluster", *options],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode == ClusterError.exit_code
-    assert "no Ray cluster answers" in done.stderr and address in done.stderr
-    assert "DOGGOS_ADDRESS" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "NOT OK  Ray       no Ray cluster answers" in done.stdout
+    assert address in done.stdout and "DOGGOS_ADDRESS" in done.stdout
+    assert "Traceback" not in done.stderr
     assert Settings().address == ""

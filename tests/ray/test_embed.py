@@ -50,7 +50,7 @@ def test_every_path_has_an_embedding_or_a_reason(cluster, settings):
     assert counts["errors"] == 3
     bad = table.set_index(table.path.str.split("/").str[-1])
     assert bad.reason["empty.jpg"] == "empty file"
-    assert bad.reason["page.png"] == "not an image"
+    assert bad.reason["page.png"] == "not an image: a web page or other markup"
     assert bad.reason["cut.jpg"].startswith(("broken image", "not an image"))
     assert run["fingerprint"] == manifest.fingerprint
     assert sum(run["nodes"].values()) == counts["manifest"]

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from doggos_helpers.dataset import read_bytes
 from doggos_helpers.embed import embed
 from doggos_helpers.evaluate import evaluate, read_predictions
+from doggos_helpers.files import read_bytes
 from doggos_helpers.images import upright
 from doggos_helpers.serve import start, stop
 from doggos_helpers.table import embeddings_file

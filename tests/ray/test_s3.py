@@ -4,9 +4,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from doggos_helpers.dataset import list_files
 from doggos_helpers.embed import embed
 from doggos_helpers.errors import DataError
+from doggos_helpers.files import list_files
 from doggos_helpers.sample import write_dataset
 from doggos_helpers.table import read_embeddings
 

@@ -1,11 +1,15 @@
 """The whole app on a local Ray: real CLIP, a random classifier, few small images."""
 
 import asyncio
+import contextlib
 import dataclasses
+import http.server
+import io
 import json
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +28,15 @@ from doggos_helpers.embed import embed
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
 from doggos_helpers.fetch import MAX_BYTES
 from doggos_helpers.loadtest import read_test_images, send_load
-from doggos_helpers.serve import ServeSettings, Service, curl_line, start, stop
+from doggos_helpers.serve import (
+    ServeSettings,
+    Service,
+    _check_port,
+    check_inputs,
+    curl_line,
+    start,
+    stop,
+)
 from doggos_helpers.table import read_embeddings
 
 CLASSES = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
@@ -156,6 +168,8 @@ def test_a_text_finds_images_and_names_the_words_it_does_not_know(app):
         ({"url": "{own}", "k": 101}, 422, "body.k"),
         ({"url": "{own}", "top": 1}, 422, "body.top"),
         ({}, 422, "body.url"),
+        ({"url": "{own}", "k": "many"}, 422, "body.k"),
+        ({"url": "{own}", "zoom": 2, "crop": 1}, 422, "body.crop"),
         ({"url": "file:///etc/passwd"}, 400, "only http and https"),
         ({"url": "http://127.0.0.1:{port}/healthz"}, 403, "not public"),
         ({"url": "http://169.254.169.254/latest"}, 403, "not public"),
@@ -171,6 +185,23 @@ def test_a_wrong_request_is_refused_with_a_reason_and_a_fix(app, body, status, w
     assert reply.status_code == status, reply.text
     assert set(reply.json()) == {"error", "fix"}
     assert words in reply.json()["error"] and reply.json()["fix"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [(b'{"url": ', "JSON decode error"), (b"[1]", "body"), (b"", "body")],
+)
+def test_a_body_that_is_no_query_is_refused(app, body, words):
+    headers = {"content-type": "application/json"}
+    reply = app.client.post("/predict/", content=body, headers=headers)
+    assert reply.status_code == 422, reply.text
+    assert words in reply.json()["error"] and "openapi.json" in reply.json()["fix"]
+
+
+def test_a_k_larger_than_the_index_gives_all_of_it(app):
+    answer = app.client.post("/predict/", json={"url": own(app), "k": 100}).json()
+    paths = {match["path"] for match in answer["similar"]}
+    assert len(answer["similar"]) == len(paths) == answer["model"]["images"] == 18
 
 
 def test_only_the_name_that_the_request_uses_counts_as_our_own(app):
@@ -307,13 +338,81 @@ def test_health_says_when_the_encoder_is_gone_and_when_it_is_back(app):
     assert set(statuses) <= {200, 503}
 
 
-def test_a_port_that_is_taken_is_named(app):
-    from doggos_helpers.serve import _check_port
+class Elsewhere(http.server.BaseHTTPRequestHandler):
+    """Somebody's web server: it answers by path, and to /silent not at all."""
 
-    with pytest.raises(ServiceError, match=f"127.0.0.1:{app.settings.port}") as caught:
+    def do_GET(self) -> None:
+        if self.path == "/silent":
+            ended.wait(30)
+            return
+        kinds = {"/page": "text/html", "/large": "image/jpeg", "/text": "image/jpeg"}
+        self.send_response(200 if self.path in kinds else 404)
+        self.send_header("content-type", kinds.get(self.path, "text/plain"))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the other side hangs up, as it should
+            for _ in range(MAX_BYTES // 2**20 + 1 if self.path == "/large" else 1):
+                self.wfile.write(b"x" * 2**20)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+ended = threading.Event()
+
+
+@pytest.fixture(scope="module")
+def fetching(app) -> Iterator[str]:
+    """Update the app to fetch from loopback, and give it a host to fetch from."""
+    private = app.settings.model_copy(update={"allow_private_urls": True})
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        start(private, app.cluster)
+    assert said.getvalue() == "The app tested runs already: it is updated.\n"
+    assert list(serve.status().applications) == ["tested"]
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    ended.set()
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/missing", 502, "the host answered 404"),
+        ("/page", 415, "not an image but text/html"),
+        ("/text", 422, "not an image"),
+        ("/large", 413, "larger than"),
+        ("/silent", 504, "no image within 10 s"),
+    ],
+)
+def test_a_host_that_has_no_image_is_told_of(app, fetching, path, status, words):
+    started = time.monotonic()
+    reply = app.client.post("/predict/", json={"url": f"{fetching}{path}"})
+    assert time.monotonic() - started < 20
+    assert (reply.status_code, words in reply.json()["error"]) == (status, True)
+    assert reply.json()["fix"]
+
+
+def test_a_closed_port_is_told_of(app, fetching):
+    reply = app.client.post(
+        "/predict/", json={"url": f"http://127.0.0.1:{free_port()}"}
+    )
+    assert reply.status_code == 502 and "the host failed" in reply.json()["error"]
+
+
+def test_another_ray_that_finds_our_port_taken_is_told_by_whom(app):
+    check_inputs(app.settings)  # a Serve there may be the one that will be joined
+    with pytest.raises(ServiceError, match="a service on another Ray") as caught:
         _check_port(app.settings)
     assert "DOGGOS_PORT" in caught.value.fix
-    assert caught.value.exit_code == 7
+
+
+def test_an_app_of_another_name_is_not_displaced(app):
+    other = app.settings.model_copy(update={"app_name": "other"})
+    with pytest.raises(ServiceError, match='used by application "tested"') as caught:
+        start(other, app.cluster)
+    assert "DOGGOS_APP_NAME" in caught.value.fix and len(str(caught.value)) < 300
+    assert list(serve.status().applications) == ["tested"]
 
 
 def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
@@ -342,3 +441,14 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
     _get_global_client().deploy_apps(config, _blocking=True)
     after = app.client.post("/predict/", json={"url": own(app)})
     assert after.status_code == 200 and after.json() == before
+
+
+@pytest.mark.long
+def test_a_replica_that_cannot_start_is_told_of_and_taken_away(app, tmp_path):
+    stop(Service(app.url, app.settings.app_name, started_serve=False))
+    save_classifier(tmp_path, 7)  # it loads, and doesn't fit the embeddings
+    unfit = app.settings.model_copy(update={"champion": str(tmp_path)})
+    with pytest.raises(ModelError, match="embeddings of 7 numbers") as caught:
+        start(unfit, app.cluster)
+    assert "04_training" in caught.value.fix and len(str(caught.value)) < 300
+    assert not serve.status().applications

@@ -39,6 +39,16 @@ def test_the_files_hold_no_pickle(model, tmp_path):
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
 
 
+def test_a_save_that_fails_leaves_what_was_there(model, tmp_path):
+    save(model, tmp_path, CLASSES)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with torch.no_grad():
+        model.mean += 1
+    with pytest.raises(TypeError):
+        save(model, tmp_path, CLASSES, note=object())
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_probabilities_are_float32_rows_that_sum_to_one(model, vectors):
     got = predict_probabilities(model.eval(), vectors)
     assert got.dtype == np.float32 and got.shape == (5, 3)
@@ -77,13 +87,12 @@ def test_labels_that_do_not_fit_are_refused(model, tmp_path, change, message):
 
 
 @pytest.mark.parametrize("name", [classifier.LABELS, classifier.WEIGHTS])
-@pytest.mark.parametrize("damage", ["missing", "garbage"])
+@pytest.mark.parametrize("damage", ["", "x", "[]"])
 def test_an_unreadable_file_is_named_with_the_fix(model, tmp_path, name, damage):
     save(model, tmp_path, CLASSES)
-    if damage == "missing":
-        (tmp_path / name).unlink()
-    else:
-        (tmp_path / name).write_text("x")
+    (tmp_path / name).unlink()
+    if damage:
+        (tmp_path / name).write_text(damage)
     with pytest.raises(ModelError, match="04_training") as error:
         load(tmp_path)
     assert name in str(error.value)

@@ -1,7 +1,9 @@
 """The encoder: agreement with transformers' own processor, errors, words."""
 
 import io
+import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from transformers import (
 
 from doggos_helpers.clip import (
     ClipEncoder,
+    check_model,
     load_preprocessing,
     model_fingerprint,
     model_source,
 )
+from doggos_helpers.config import Settings
 from doggos_helpers.errors import ModelError
 from doggos_helpers.images import decode, preprocess, upright
 from doggos_helpers.sample import MODEL_DIR, write_dataset
@@ -170,7 +174,87 @@ def test_missing_weights_and_missing_folders_are_errors(small_clip, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="lacks 1 weights.*visual_projection"):
         ClipEncoder(str(tmp_path))
+    with pytest.raises(ModelError, match="lacks its image projection"):
+        check_model(Settings(model=str(tmp_path)))
     with pytest.raises(ModelError, match="no such model folder"):
         ClipEncoder(str(tmp_path / "nowhere"))
     assert model_fingerprint(str(tmp_path)) != model_fingerprint(str(small_clip))
     assert model_source("sample") == str(MODEL_DIR)
+
+
+def test_each_way_to_save_a_model_passes_the_check(small_clip, tmp_path):
+    from transformers import CLIPProcessor, PreTrainedTokenizerFast
+
+    check_model(Settings(model="sample"), ["image", "text"])
+    check_model(Settings(model=str(small_clip)))
+    with pytest.raises(ModelError, match="no tokenizer"):
+        check_model(Settings(model=str(small_clip)), ["text"])
+
+    whole = tmp_path / "whole"  # sharded; processor and tokenizer in one
+    CLIPModel.from_pretrained(small_clip).save_pretrained(whole, max_shard_size="20KB")
+    assert len(list(whole.glob("*.safetensors"))) > 1
+    image_processor = AutoImageProcessor.from_pretrained(small_clip, backend="pil")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(MODEL_DIR)
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(whole)
+    assert not (whole / "preprocessor_config.json").exists()
+    check_model(Settings(model=str(whole)), ["image", "text"])
+    assert ClipEncoder(str(whole)).preprocessing.crop == (64, 64)
+
+    images = tmp_path / "images"
+    tower = CLIPVisionModelWithProjection.from_pretrained(small_clip)
+    tower.save_pretrained(images)
+    image_processor.save_pretrained(images)
+    check_model(Settings(model=str(images)))
+    assert ClipEncoder(str(images)).dimension == 16
+    with pytest.raises(ModelError, match="no text tower, only one for images"):
+        check_model(Settings(model=str(images)), ["text"])
+
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (pickled / name).write_bytes((small_clip / name).read_bytes())
+    weights = CLIPModel.from_pretrained(small_clip).state_dict()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    check_model(Settings(model=str(pickled)))
+    assert ClipEncoder(str(pickled)).dimension == 16
+
+
+def edit(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"do_normalize": False}, "leaves out do_normalize"),
+        ({"do_resize": False, "do_rescale": False}, "leaves out do_resize, do_rescale"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor"),
+        ({"do_grayscale": True}, "grey-scale"),
+        ({"crop_size": 32}, "makes 32 x 32 pixels"),
+        ({"do_center_crop": False}, "no fixed size"),
+    ],
+)
+def test_a_processor_that_does_something_else_is_refused(
+    small_clip, tmp_path, values, message
+):
+    shutil.copytree(small_clip, tmp_path / "clip")
+    edit(tmp_path / "clip" / "preprocessor_config.json", **values)
+    with pytest.raises(ModelError, match=message):
+        check_model(Settings(model=str(tmp_path / "clip")))
+
+
+def test_the_processor_file_of_the_first_clip_passes(small_clip, tmp_path):
+    shutil.copytree(small_clip, tmp_path / "clip")
+    # Numbers for sizes, and nothing said of rescaling, as in OpenAI's repositories.
+    first = {"crop_size": 64, "do_center_crop": True, "do_normalize": True}
+    first |= {"do_resize": True, "feature_extractor_type": "CLIPFeatureExtractor"}
+    first |= {
+        "image_mean": [0.5] * 3,
+        "image_std": [0.3] * 3,
+        "resample": 3,
+        "size": 64,
+    }
+    file = tmp_path / "clip" / "preprocessor_config.json"
+    file.write_text(json.dumps(first))
+    check_model(Settings(model=str(tmp_path / "clip")))
+    assert load_preprocessing(str(tmp_path / "clip")).crop == (64, 64)

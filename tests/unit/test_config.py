@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers.config import Settings, local_home
+from doggos_helpers.config import OF_COMMANDS, Settings, local_home
 from doggos_helpers.errors import SettingsError
 
 
@@ -33,6 +33,66 @@ def test_a_wrong_value_is_named_with_its_setting(name, value):
         Settings.given(**{name: value})
     assert caught.value.exit_code == 2
     assert "DOGGOS_" in caught.value.fix
+
+
+def test_no_workers_is_an_error_unless_a_notebook_says_it(monkeypatch):
+    assert Settings.given(embed_workers=0, replicas=0).embed_workers == 0
+    for name in ("embed_workers", "train_cpus", "replicas", "gpus_per_worker"):
+        with pytest.raises(SettingsError, match=f"{name} = '0'") as caught:
+            Settings.from_command("x", [f"--{name.replace('_', '-')}", "0"])
+        assert caught.value.fix.startswith(f"Leave {name} out")
+        with pytest.raises(SettingsError, match=name):
+            Settings.given(**{name: -1})
+    monkeypatch.setenv("DOGGOS_REPLICAS", "0")
+    with pytest.raises(SettingsError, match="replicas"):
+        Settings.given()
+
+
+def test_a_variable_that_is_empty_counts_as_not_set(monkeypatch):
+    monkeypatch.setenv("DOGGOS_EMBED_WORKERS", "")
+    assert Settings.given().embed_workers == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        (["--embed-worker", "2"], "Did you mean --embed-workers"),
+        (["--zzz"], "See --help"),
+        (["stray"], "See --help"),
+    ],
+)
+def test_an_unknown_option_is_two_lines(options, fix):
+    with pytest.raises(SettingsError, match="wrong option") as caught:
+        Settings.from_command("x", options)
+    assert options[0] in caught.value.where and caught.value.fix.startswith(fix)
+
+
+def test_a_mistyped_variable_is_warned_of_once_with_the_nearest_name(
+    monkeypatch, capsys
+):
+    monkeypatch.setenv("DOGGOS_DATSET", "photos")
+    monkeypatch.setenv("DOGGOS_QQQ", "1")
+    monkeypatch.setenv("DOGGOS_TEST_ANYTHING", "1")
+    monkeypatch.setenv("DOGGOS_CHAMPION", "folder")  # a setting of serve alone
+    Settings.given()  # what a notebook calls
+    Settings.from_command("x", [])
+    said = capsys.readouterr().err
+    assert said.count("DOGGOS_DATSET\n  Fix: Did you mean DOGGOS_DATASET.") == 1
+    assert said.count("DOGGOS_QQQ\n  Fix: Unset it.") == 1
+    assert "TEST_ANYTHING" not in said and "CHAMPION" not in said
+
+
+def test_the_settings_of_single_commands_are_known_here():
+    from doggos_helpers.loadtest import LoadSettings
+    from doggos_helpers.search import SearchSettings
+    from doggos_helpers.serve import ServeSettings
+
+    theirs = {
+        name
+        for settings in (LoadSettings, SearchSettings, ServeSettings)
+        for name in settings.model_fields
+    }
+    assert theirs - set(Settings.model_fields) == set(OF_COMMANDS)
 
 
 def test_an_unknown_parameter_is_refused():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from doggos_helpers.errors import DataError, DoggosError, user_cause
+from doggos_helpers.errors import DataError, DoggosError, unwrapped, user_cause
 
 PROGRAM = """
 from doggos_helpers.errors import *
@@ -37,6 +37,19 @@ def test_the_cause_is_found_inside_what_a_library_wraps():
     again.__cause__ = outer
     assert user_cause(again) is inner
     assert user_cause(ValueError("a bug")) is None
+
+
+def test_what_a_worker_raised_arrives_as_itself():
+    from ray.exceptions import RayTaskError
+
+    inner = DataError("no images", "/data", "Put some there")
+    both = RayTaskError("decode", "a worker's traceback", inner).as_instanceof_cause()
+    assert isinstance(both, DataError) and "traceback" in str(both)
+    with pytest.raises(DataError) as caught, unwrapped():
+        raise both
+    assert caught.value is inner
+    with pytest.raises(ValueError, match="a bug"), unwrapped():
+        raise ValueError("a bug")
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from doggos_helpers.config import Settings
+from doggos_helpers.dataset import read_attributes
 from doggos_helpers.errors import DataError, ModelError
 from doggos_helpers.evaluate import check_champion
-from doggos_helpers.metrics import compute_metrics
+from doggos_helpers.metrics import accuracy_by, compute_metrics
 from doggos_helpers.table import Embeddings
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
@@ -99,3 +102,36 @@ def test_a_champion_of_other_embeddings_is_refused(classes, width, message, tmp_
 def test_a_champion_that_knows_more_classes_is_accepted(tmp_path):
     labels = {"dimension": 4, "classes": CLASSES}
     check_champion(labels, embeddings(["a", "b"]), tmp_path)
+
+
+def test_slices_worked_by_hand():
+    predictions = pd.DataFrame(
+        {"path": list("123456"), "class": ACTUAL, "predicted": PREDICTED}
+    )
+    attributes = pd.DataFrame(
+        {
+            "path": list("6543217"),  # another order, and one that is no test image
+            "scene": ["sea", "sea", "snow", "snow", "snow", "snow", "sea"],
+            "dogs": [1, 1, 1, 2, 2, 2, 2],
+        }
+    )
+    slices = accuracy_by(predictions, attributes, ["scene", "dogs"])
+    assert slices.values.tolist() == [
+        ["scene", "sea", 2, 0.0],
+        ["scene", "snow", 4, 0.75],
+        ["dogs", 1, 3, pytest.approx(1 / 3)],
+        ["dogs", 2, 3, pytest.approx(2 / 3)],
+    ]
+    assert accuracy_by(predictions, attributes[:0], []).empty
+
+
+def test_attributes_are_read_where_there_are_any(tmp_path):
+    settings = Settings(dataset=str(tmp_path))
+    assert read_attributes(settings).columns.tolist() == ["path"]
+    pd.DataFrame({"path": ["a"], "pose": ["sitting"]}).to_parquet(
+        tmp_path / "attributes.parquet"
+    )
+    assert read_attributes(settings).pose.tolist() == ["sitting"]
+    (tmp_path / "attributes.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="can't read the attributes"):
+        read_attributes(settings)

@@ -4,7 +4,7 @@ import pytest
 
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.plan import Node, StagePlan, fits, plan_workers
+from doggos_helpers.plan import Node, StagePlan, fits, leaves_room, plan_workers
 
 LAPTOP = [Node("a", 2)]
 THREE = [Node("a", 2), Node("b", 2), Node("c", 2)]
@@ -90,6 +90,15 @@ def test_a_gpu_is_refused_where_there_is_none_and_left_alone_if_not_wanted():
     assert plan_workers(WORKSTATION, Settings(use_gpu="no")).device == "cpu"
 
 
+def test_gpus_for_each_worker_are_refused_where_there_is_no_gpu():
+    with pytest.raises(ClusterError, match="gpus_per_worker is 2.0"):
+        plan_workers(LAPTOP, Settings(gpus_per_worker=2))
+    settings = Settings(gpus_per_worker=2, use_gpu="no")
+    assert plan_workers(LAPTOP, settings).device == "cpu"
+    halved = plan_workers(WORKSTATION, Settings(gpus_per_worker=2))
+    assert fits(WORKSTATION, halved.embed) == 0
+
+
 def test_an_accelerator_that_no_node_has_is_refused_on_a_fixed_cluster():
     nodes = [Node("a", 8, 1, accelerators=("T4",))]
     settings = Settings(accelerator_type="L4")
@@ -110,3 +119,35 @@ def test_fits_counts_node_by_node():
     stage = StagePlan(1, 1, 1.0, 0, 1, 1, "float32")
     assert fits(nodes, stage) == 0
     assert fits([Node("a", 1.5)], stage) == 1
+
+
+@pytest.mark.parametrize("nodes", CLUSTERS)
+def test_our_own_plans_leave_room_for_the_small_tasks_wherever_workers_go(nodes):
+    plan = plan_workers(nodes, Settings())
+    assert leaves_room(nodes, plan.embed, plan.task_cpus)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "worker", "task", "room"),
+    [
+        ([2, 2, 2], 3, 2.0, 0.25, False),  # every node full
+        ([2, 2, 2], 3, 1.75, 0.25, True),  # a quarter left on each
+        ([2, 2, 2], 3, 1.5, 1.0, False),  # 1.5 CPUs are left, and half a CPU a node
+        ([2, 2, 2], 2, 1.5, 1.0, True),  # two workers can't fill three nodes
+        ([0.5, 0.5, 0.5], 1, 0.25, 1.0, False),  # what an app and its actors leave
+        ([4, 2], 3, 2.0, 0.5, False),
+        ([4, 2], 2, 2.0, 0.5, True),  # both on the first, or one on each
+        ([0, 4], 1, 1.0, 1.0, True),
+    ],
+)
+def test_room_for_a_task_is_counted_node_by_node(cpus, workers, worker, task, room):
+    nodes = [Node(str(i), n) for i, n in enumerate(cpus)]
+    stage = StagePlan(workers, workers, worker, 0, 1, 1, "float32")
+    assert leaves_room(nodes, stage, task) is room
+
+
+def test_gpu_workers_cannot_fill_a_node_without_gpus():
+    nodes = [Node("head", 2), Node("w", 4, 4)]
+    stage = StagePlan(4, 4, 1.0, 1, 1, 1, "float32")
+    assert leaves_room(nodes, stage, 1.0)
+    assert not leaves_room(nodes[1:], stage, 1.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from doggos_helpers import registry
-from doggos_helpers.classifier import Classifier, load, save
+from doggos_helpers.classifier import LABELS, Classifier, load, save
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ModelError, StorageError
 
@@ -91,6 +91,13 @@ def test_a_champion_whose_files_are_gone_is_replaced(settings):
         registry.champion_folder(settings)
     assert str(first.folder) in str(error.value)
     assert train(settings, 0.9)[0].champion
+
+
+def test_a_training_is_not_lost_to_a_champion_that_is_damaged(settings):
+    first, _ = train(settings, 0.5)
+    (first.folder / LABELS).write_text("[]")
+    new, _ = train(settings, 0.9)
+    assert new.champion and "version 1 can't be read" in new.verdict
 
 
 def test_the_way_back(settings):

@@ -1,44 +1,30 @@
 import hashlib
-import importlib.util
 import io
-import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from doggos_helpers.sample import BREEDS, MODEL_DIR, dataset, write_dataset
+from doggos_helpers.errors import DataError, SettingsError, StorageError
+from doggos_helpers.files import list_files
+from doggos_helpers.images import upright
+from doggos_helpers.sample import BREEDS, dataset, job, picture, write_dataset
 from doggos_helpers.sample.__main__ import main
 from doggos_helpers.sample.breeds import TABLE
-from doggos_helpers.sample.captions import WORDS, caption, prompt, vocabulary
 from doggos_helpers.sample.picture import random_framing, render
-from doggos_helpers.sample.traits import (
-    ATTRIBUTES,
-    at_random,
-    breed_combinations,
-    combinations,
-    of_breed,
-    possible,
-)
+from doggos_helpers.sample.traits import ATTRIBUTES, of_breed
 
 ROOT = Path(__file__).parents[2]
 PER_BREED = 7
-
-
-@pytest.fixture(scope="module")
-def trainer():
-    path = ROOT / "tools" / "train_sample_clip.py"
-    spec = importlib.util.spec_from_file_location("train_sample_clip", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -46,43 +32,6 @@ def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp("sample") / "drawn"
     assert write_dataset(out, PER_BREED, seed=3, workers=2) == PER_BREED * len(BREEDS)
     return out
-
-
-@pytest.fixture(scope="module")
-def clip():
-    import torch
-    from transformers import (
-        AutoImageProcessor,
-        AutoTokenizer,
-        CLIPTextModelWithProjection,
-        CLIPVisionModelWithProjection,
-    )
-
-    kind = {"dtype": torch.float32}
-    return {
-        "image": CLIPVisionModelWithProjection.from_pretrained(MODEL_DIR, **kind),
-        "text": CLIPTextModelWithProjection.from_pretrained(MODEL_DIR, **kind),
-        "processor": AutoImageProcessor.from_pretrained(MODEL_DIR, backend="pil"),
-        "tokenizer": AutoTokenizer.from_pretrained(MODEL_DIR),
-    }
-
-
-def embed_texts(clip, texts):
-    import torch
-
-    tokens = clip["tokenizer"](texts, padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        out = clip["text"](**tokens).text_embeds.numpy()
-    return out / np.linalg.norm(out, axis=1, keepdims=True)
-
-
-def embed_images(clip, images):
-    import torch
-
-    pixels = clip["processor"](images, return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        out = clip["image"](pixel_values=pixels).image_embeds.numpy()
-    return out / np.linalg.norm(out, axis=1, keepdims=True)
 
 
 def files(out):
@@ -185,53 +134,94 @@ def test_exif_orientation_undoes_the_turn(orientation):
     assert back[:40, :60].mean() > 240 > 10 > back[100:].mean()
 
 
-def test_same_seed_same_bytes_whatever_the_workers(drawn, tmp_path):
-    write_dataset(tmp_path / "again", PER_BREED, seed=3, workers=1)
-
-    def digests(out):
-        return {
-            p.relative_to(out): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in files(out)
-        }
-
-    assert digests(drawn) == digests(tmp_path / "again")
+def test_the_same_seed_draws_the_same_however_many_and_with_what(drawn, tmp_path):
+    write_dataset(tmp_path / "few", 2, seed=3, workers=1)
+    few, many = digests(tmp_path / "few"), digests(drawn)
+    assert len(few) == 2 * len(BREEDS) and few.items() <= many.items()
     write_dataset(tmp_path / "other", 1, seed=4, workers=1)
-    other = digests(tmp_path / "other")
-    assert not set(other.values()) & set(digests(drawn).values())
+    assert not set(digests(tmp_path / "other").values()) & set(many.values())
 
 
-def test_the_first_images_stay_when_more_are_drawn(drawn, tmp_path):
-    write_dataset(tmp_path / "few", 1, seed=3, workers=1)
-    for path in files(tmp_path / "few"):
-        same = drawn / path.relative_to(tmp_path / "few")
-        assert path.read_bytes() == same.read_bytes()
+class Stopped(Exception):
+    """Ends a run in the middle."""
+
+
+def stopping(monkeypatch, after, error):
+    """Let drawing fail after so many pictures; return the list of those drawn."""
+    drawn = []
+
+    def draw(*args):
+        if len(drawn) == after:
+            raise error
+        drawn.append(args)
+        return dataset.draw(*args)
+
+    monkeypatch.setattr(job, "draw", draw)
+    return drawn
+
+
+def digests(out):
+    return {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in files(out)
+    }
 
 
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
-    real, drawn = dataset._draw_one, []
-
-    def interrupted(*args):
-        if len(drawn) == 5:
-            raise KeyboardInterrupt
-        drawn.append(args)
-        return real(*args)
-
-    monkeypatch.setattr(dataset, "_draw_one", interrupted)
+    drawn = stopping(monkeypatch, 5, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "half", 1, workers=1)
     assert len(drawn) == 5 and list(tmp_path.iterdir()) == []
 
 
-def test_another_process_was_faster(tmp_path, monkeypatch):
-    out, real = tmp_path / "out", dataset._write_table
+def test_a_complete_data_set_is_not_drawn_again(drawn, monkeypatch):
+    again = stopping(monkeypatch, 0, Stopped)
+    assert write_dataset(drawn, PER_BREED, seed=3) == PER_BREED * len(BREEDS)
+    assert again == []
 
-    def slow(path, rows, seed):
-        (out / "train").mkdir(parents=True)
-        real(path, rows, seed)
 
-    monkeypatch.setattr(dataset, "_write_table", slow)
-    with pytest.raises(FileExistsError, match="was made by another process"):
-        write_dataset(out, 1, workers=1)
+def overtaken(monkeypatch, out, seed):
+    """Let another call of that seed end while the first picture is drawn."""
+    first = []
+
+    def draw(*args):
+        if not first:
+            first.append(args)
+            write_dataset(out, 1, seed=seed, workers=1)
+        return dataset.draw(*args)
+
+    monkeypatch.setattr(job, "draw", draw)
+
+
+def test_the_loser_of_two_equal_calls_uses_what_the_winner_made(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    overtaken(monkeypatch, out, seed=0)
+    assert write_dataset(out, 1, seed=0, workers=1) == len(BREEDS)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert len(files(out)) == len(BREEDS)
+
+
+def test_the_loser_of_two_different_calls_says_so(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    overtaken(monkeypatch, out, seed=1)
+    with pytest.raises(SettingsError, match="other files are there already"):
+        write_dataset(out, 1, seed=0, workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    notes = pq.read_schema(out / "attributes.parquet").metadata
+    assert notes[b"seed"] == b"1"
+
+
+def test_two_processes_that_start_together_both_succeed(tmp_path):
+    code = (
+        "import sys; from doggos_helpers.sample import write_dataset;"
+        "print(write_dataset(sys.argv[1], 1, workers=1))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(2)]
+    for run in runs:
+        out, err = run.communicate(timeout=120)
+        assert out.strip() == str(len(BREEDS)), err
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -249,159 +239,214 @@ def test_the_dog_is_in_the_picture_and_attributes_show():
     assert (abs(render(dog, frame, Random(1)) - with_spots).max(-1) > 60).sum() > 50
 
 
+def test_two_dogs_and_blur_are_rare_and_recorded():
+    frames = [random_framing(Random(seed)) for seed in range(3000)]
+    said = [frame.attributes() for frame in frames]
+    assert 0.025 < np.mean([row["dogs"] == 2 for row in said]) < 0.055
+    assert 0.07 < np.mean([row["blur"] > 0 for row in said]) < 0.13
+    assert {row["dogs"] for row in said} == {1, 2}
+
+
+def test_a_second_dog_of_the_breed_stands_beside(monkeypatch):
+    dog = of_breed(TABLE["dalmatian"], Random(0))
+    frame = replace(random_framing(Random(4), 300), occluded=False, dogs=1)
+    dogs = []
+    real = picture._stand
+    monkeypatch.setattr(picture, "_stand", lambda *a: dogs.append(a) or real(*a))
+    render(dog, frame, Random(1))
+    assert len(dogs) == 1
+    render(dog, replace(frame, dogs=2), Random(1))
+    (_, _, far_unit, (far_x, far_y), _), (_, _, unit, (x, y), _) = dogs[1:]
+    assert far_unit < 0.8 * unit and far_y > y and abs(far_x - x) > 0.2 * 300
+
+
+def test_blur_softens_edges():
+    dog, rng = of_breed(TABLE["dalmatian"], Random(0)), Random(2)
+    frame = replace(random_framing(rng, 400), noise=0.0, blur=0.0)
+    sharp = render(dog, frame, Random(1)).astype(int)
+    soft = render(dog, replace(frame, blur=1.5), Random(1)).astype(int)
+
+    def edges(pixels):
+        return (abs(np.diff(pixels, axis=0)).max(-1) > 60).mean()
+
+    assert edges(soft) < 0.6 * edges(sharp)
+
+
+# ---- near duplicates ---------------------------------------------------------
+
+
+def test_one_in_a_hundred_is_a_near_duplicate_from_another_split(monkeypatch):
+    monkeypatch.setattr(dataset, "render", lambda *_: np.zeros((8, 8, 3), np.uint8))
+    rows = [dataset.draw(b, i, 0)[1] for b in BREEDS for i in range(100)]
+    by_path = {row["path"]: row for row in rows}
+    copies = [row for row in rows if row["duplicate_of"]]
+    assert 0.005 < len(copies) / len(rows) < 0.018
+    assert len(by_path) == len(rows)
+    for row in copies:
+        original = by_path[row["duplicate_of"]]
+        assert original["split"] != row["split"] and original["duplicate_of"] is None
+        same = [*ATTRIBUTES, "breed", "scene", "pose", "light", "width", "height"]
+        assert all(row[name] == original[name] for name in same)
+
+
+def test_a_near_duplicate_looks_like_its_original_but_is_another_file():
+    index = next(i for i in range(500) if dataset._original_of("pug", i, 0)[0])
+    data, row = dataset.draw("pug", index, 0)
+    source = int(row["duplicate_of"].rpartition("_")[2].split(".")[0])
+    original, other = (dataset.draw("pug", n, 0)[0] for n in (source, source + 1))
+
+    def small(encoded):
+        image = upright(encoded).resize((24, 24), Image.Resampling.BOX)
+        return np.asarray(image, float).ravel()
+
+    def alike(a, b):
+        return np.corrcoef(small(a), small(b))[0, 1]
+
+    assert data != original
+    assert alike(data, original) > 0.85 > alike(data, other)
+
+
+# ---- buckets -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client(
+        "s3", endpoint_url=f"http://{host}:{port}", region_name="us-west-2",
+        aws_access_key_id="x", aws_secret_access_key="x",
+    )  # fmt: skip
+    place = {"LocationConstraint": "us-west-2"}
+    client.create_bucket(Bucket="dogs", CreateBucketConfiguration=place)
+    query = f"?scheme=http&endpoint_override={host}:{port}&region=us-west-2"
+    yield client, "s3://x:x@dogs/{}" + query
+    server.stop()
+
+
+def keys(client, prefix):
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket="dogs", Prefix=prefix
+    )
+    found = [o["Key"] for page in pages for o in page.get("Contents", ())]
+    return {k.removeprefix(prefix) for k in found if not k.endswith("/")}
+
+
+def test_a_run_to_a_bucket_is_resumed_and_complete_with_its_table(
+    bucket, tmp_path, monkeypatch
+):
+    client, uri = bucket
+    uri = uri.format("v2")
+    write_dataset(tmp_path / "local", 2, seed=1, workers=1)
+    local = digests(tmp_path / "local")
+    drawn = stopping(monkeypatch, 20, Stopped)
+    with pytest.raises(Stopped):
+        write_dataset(uri, 2, seed=1, workers=1)
+    before = keys(client, "v2/")
+    assert len([k for k in before if k.endswith(".parquet")]) == 10 == len(drawn) // 2
+    assert "attributes.parquet" not in before
+
+    with pytest.raises(SettingsError, match="unfinished other run is there .*seed 1"):
+        write_dataset(uri, 2, seed=2, workers=1)
+    assert keys(client, "v2/") == before
+
+    drawn = stopping(monkeypatch, 12, Stopped)  # six breeds were missing
+    assert write_dataset(uri, 2, seed=1, workers=1) == 2 * len(BREEDS)
+    assert len(drawn) == 12
+    assert keys(client, "v2/") == {*local, "attributes.parquet"}
+    for path, digest in local.items():
+        body = client.get_object(Bucket="dogs", Key=f"v2/{path}")["Body"].read()
+        assert hashlib.sha256(body).hexdigest() == digest
+    found = client.get_object(Bucket="dogs", Key="v2/attributes.parquet")["Body"].read()
+    assert pq.read_table(io.BytesIO(found)).equals(
+        pq.read_table(tmp_path / "local" / "attributes.parquet")
+    )
+
+    drawn = stopping(monkeypatch, 0, Stopped)
+    assert write_dataset(uri, 2, seed=1) == 2 * len(BREEDS) and not drawn
+
+
+def test_a_bucket_that_holds_other_files_is_left_alone(bucket):
+    client, uri = bucket
+    client.put_object(Bucket="dogs", Key="mine/cat.jpg", Body=b"cat")
+    with pytest.raises(SettingsError, match="other files are there already"):
+        write_dataset(uri.format("mine"), 1)
+    assert keys(client, "mine/") == {"cat.jpg"}
+
+
+def test_a_bucket_that_does_not_exist_is_named(bucket):
+    uri = bucket[1].replace("@dogs/", "@nowhere/").format("v2")
+    with pytest.raises(StorageError, match="can't write the sample .*nowhere") as error:
+        write_dataset(uri, 1, workers=1)
+    assert "x:x@" in uri and "x:x@" not in str(error.value)
+
+
+def test_a_place_that_only_fsspec_knows():
+    assert write_dataset("memory://dogs/v2", 1, workers=1) == len(BREEDS)
+    paths = [path for path, _ in list_files("memory://dogs/v2")]
+    assert len(paths) == len(BREEDS) + 1 and "attributes.parquet" in paths
+
+
+# ---- the command -------------------------------------------------------------
+
+
 def test_command_prints_rate_and_size(tmp_path, capsys):
     out = tmp_path / "cli"
-    assert main(["--out", str(out), "--images-per-breed", "1", "--workers", "1"]) == 0
-    text = capsys.readouterr().out
-    assert f"{len(BREEDS)} images in" in text and "a second" in text and "MB" in text
+    arguments = ["--out", str(out), "--images-per-breed", "1", "--workers", "1"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    size = sum(p.stat().st_size for p in files(out)) / 1e6
+    count = len(BREEDS)
+    assert f"{count} images in" in said.out and "a second" in said.out
+    assert f"{count} images, {size:.1f} MB, drawings version 2" in said.out
+    assert said.err == ""
+    assert main(arguments) == 0
+    assert "All images were there" in capsys.readouterr().out
+
+
+def test_progress_where_it_is_wanted(tmp_path, capsys):
+    common = ["--images-per-breed", "1", "--workers", "1"]
+    main(["--out", str(tmp_path / "a"), "--progress", "yes", *common])
+    assert "drawing: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images-per-breed", "0"], "images per breed is 0: give 1 to 1,000,000"),
-        (["--workers", "-1"], "workers is -1: give 0 (one a core) or more"),
-        (["--images-per-breed", "many"], "invalid int value: 'many'"),
-        ([], "exists already: remove it or name another folder"),
+        (["--images-per-breed", "0"], "images_per_breed = '0'"),
+        (["--images-per-breed", "1000001"], "images_per_breed = '1000001'"),
+        (["--workers", "-1"], "workers = '-1'"),
+        (["--images-per-breed", "many"], "images_per_breed = 'many'"),
+        (["--out", ""], "no place to write to: --out"),
+        ([], "other files are there already"),
     ],
 )
-def test_command_refuses_wrong_arguments(tmp_path, capsys, arguments, message):
+def test_command_refuses_wrong_arguments(tmp_path, arguments, message):
     out = tmp_path / "taken"
     if not arguments:
         out.mkdir()
         (out / "mine.txt").write_text("mine")
-    try:
-        code = main(["--out", str(out), *arguments])
-    except SystemExit as stop:
-        code = stop.code
-    assert code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message in last and "error" in last
+    with pytest.raises(SettingsError) as error:
+        main(["--out", str(out), *arguments])
+    assert message in str(error.value) and "Fix: " in str(error.value)
+    assert error.value.exit_code == 2
     assert not out.exists() or [p.name for p in out.iterdir()] == ["mine.txt"]
 
 
-# ---- the model ---------------------------------------------------------------
+def test_a_place_that_can_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "below"
+    with pytest.raises(StorageError, match=f"can't write the sample .*{below}"):
+        main(["--out", str(below)])
+    with pytest.raises(DataError, match="no file system for nowhere://"):
+        main(["--out", "nowhere://dogs"])
 
 
-def test_model_folder_is_complete_and_small():
-    names = {p.name for p in MODEL_DIR.iterdir()}
-    assert {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "preprocessor_config.json",
-        "words.json",
-        "training_report.json",
-    } <= names
-    assert (MODEL_DIR / "model.safetensors").stat().st_size < 10e6
-    assert not [n for n in names if n.endswith((".bin", ".pt", ".pkl"))]
-
-
-def test_tokens_of_its_own(clip):
-    tokenizer, config = clip["tokenizer"], clip["text"].config
-    assert config.eos_token_id == tokenizer.eos_token_id != 2
-    four = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
-    assert len(four | {tokenizer.unk_token_id}) == 4
-    ids = tokenizer("A Golden DOG xylophone")["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-    assert ids == tokenizer("a golden dog zeppelin")["input_ids"]
-    assert ids.count(tokenizer.unk_token_id) == 1
-    long = tokenizer("dog " * 500, truncation=True)["input_ids"]
-    assert len(long) == config.max_position_embeddings
-    assert long[-1] == tokenizer.eos_token_id
-
-
-def test_padding_does_not_change_a_text(clip):
-    short = "a black dog"
-    padded = embed_texts(clip, [short, "a photo of a fluffy dog with a bushy tail"])
-    assert np.allclose(embed_texts(clip, [short])[0], padded[0], atol=1e-5)
-
-
-def test_known_words_are_all_words_and_hold_no_breed(clip):
-    words = json.loads((MODEL_DIR / "words.json").read_text())
-    assert words == sorted(set(words)) == [w for w in vocabulary() if w.isalpha()]
-    unknown = clip["tokenizer"].unk_token_id
-    ids = [clip["tokenizer"](w, add_special_tokens=False)["input_ids"] for w in words]
-    assert all(len(i) == 1 and i[0] != unknown for i in ids)
-    coats = {w for value in WORDS["coat"].values() for w in value}
-    names = {part for breed in BREEDS for part in breed.split("_")} - coats
-    assert not names & set(words)
-
-
-def test_every_attribute_word_counts_at_every_position(clip):
-    facts = {name: next(iter(values)) for name, values in WORDS.items()}
-    texts = []
-    for seed in range(3):
-        base = caption(facts, Random(seed))
-        words = base.split()
-        texts.append(base)
-        for place, word in enumerate(words):
-            for other in _other_words(word):
-                texts.append(" ".join([*words[:place], other, *words[place + 1 :]]))
-    assert len(texts) > 60 and len(set(texts)) == len(texts)
-    vectors = embed_texts(clip, texts)
-    close = vectors @ vectors.T - np.eye(len(texts))
-    assert close.max() < 0.99999
-
-
-def _other_words(word):
-    for values in WORDS.values():
-        known = [w for ws in values.values() for w in ws]
-        if word in known and " " not in word:
-            mine = next(ws for ws in values.values() if word in ws)
-            return [w[0] for w in values.values() if w is not mine]
-    return []
-
-
-def test_training_leaves_out_what_breeds_look_like(trainer):
-    trained = {tuple(c.values()) for c in trainer.training_combinations()}
-    bred = set().union(*(breed_combinations(b) for b in TABLE.values()))
-    assert not trained & bred
-    every = {tuple(c.values()) for c in combinations()}
-    assert trained | bred == every and len(trained) > 0.9 * len(every)
-    for name, breed in TABLE.items():
-        for seed in range(20):
-            dog = of_breed(breed, Random(f"{name}{seed}"))
-            assert possible(dog.values) and tuple(dog.values.values()) in bred
-
-
-def test_training_pixels_are_the_processors(trainer, clip):
-    image = Image.fromarray(
-        render(_dog(trainer, 1), random_framing(Random(1), 300), Random(1))
-    )
-    mine = trainer.build_processor()(image)["pixel_values"][0]
-    theirs = clip["processor"](image)["pixel_values"][0]
-    assert np.array_equal(mine, theirs)
-
-
-def _dog(trainer, seed):
-    rng = Random(f"fresh/{seed}")
-    return at_random(rng, dict(rng.choice(trainer.training_combinations())))
-
-
-@pytest.mark.parametrize("key", ["coat", "scene"])
-def test_zero_shot_by_words_is_well_above_chance(trainer, clip, fresh, key):
-    images, rows = fresh
-    values = list(WORDS[key])
-    texts = embed_texts(clip, [prompt(key, value) for value in values])
-    guess = (images @ texts.T).argmax(1)
-    truth = [values.index(row[key]) for row in rows]
-    assert np.mean(guess == truth) > 0.7
-
-
-@pytest.fixture(scope="module")
-def fresh(trainer, clip):
-    images, rows = [], []
-    for seed in range(80):
-        rng = Random(f"framing/{seed}")
-        dog, frame = _dog(trainer, seed), random_framing(rng, 240)
-        images.append(Image.fromarray(render(dog, frame, rng)))
-        rows.append({**dog.values, "scene": frame.scene})
-    return embed_images(clip, images), rows
-
-
-def test_report_says_how_it_was_trained():
-    report = json.loads((MODEL_DIR / "training_report.json").read_text())
-    assert report["steps"] > 0 and report["minutes"] > 0 and report["loss"]
-    assert set(report["zero_shot"]) == set(WORDS)
+def test_command_ends_with_the_message_alone(tmp_path):
+    place = tmp_path / "file"
+    place.write_text("")
+    command = [sys.executable, "-m", "doggos_helpers.sample", "--out", str(place)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr == f"error: a file is there: {place}\n  Fix: Name a folder.\n"

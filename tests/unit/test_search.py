@@ -1,11 +1,16 @@
 """Exact search on vectors whose order is known."""
 
+import os
+
 import numpy as np
 import pytest
 
+from doggos_helpers import search
+from doggos_helpers.config import Settings
 from doggos_helpers.errors import SettingsError
 from doggos_helpers.search import SearchIndex
 from doggos_helpers.table import Embeddings
+from tests.synthetic import write_embeddings
 
 
 @pytest.fixture
@@ -35,3 +40,23 @@ def test_wrong_k_and_unknown_class_are_named(index):
     with pytest.raises(SettingsError, match="zebra") as caught:
         index.top_k(np.array([1, 0], np.float32), k=1, classes=["zebra"])
     assert caught.value.where == "classes: a, b"
+
+
+def test_many_classes_are_not_all_listed():
+    many = np.array([f"class {i:02}" for i in range(50)])
+    rows = Embeddings(many, many, many, np.eye(50, 2, dtype=np.float32))
+    with pytest.raises(SettingsError) as caught:
+        SearchIndex(rows).rows_of(["zebra"])
+    assert caught.value.where.endswith("class 29 and 20 more")
+
+
+def test_the_command_takes_a_relative_storage_with_spaces(tmp_path, capsys):
+    storage = tmp_path / "my storage, 100 %"
+    write_embeddings(Settings(storage=str(storage)), dimension=128)
+    query = ["--text", "a dog", "--storage", os.path.relpath(storage)]
+    assert search.main([*query, "-k", "3", "--classes", "pug, beagle"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all("pug" in x or "beagle" in x for x in lines)
+    assert search.main([*query, "-k", "500"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 175 and "fewer than k = 500" in last

@@ -1,0 +1,210 @@
+"""Ctrl-C in the middle of a command, and the same command again."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from doggos_helpers.config import Settings
+from doggos_helpers.dataset import build_manifest
+from doggos_helpers.evaluate import read_predictions
+from doggos_helpers.registry import open_tracking, versions
+from doggos_helpers.runs import read_json
+from doggos_helpers.table import stored_rows
+from tests.faults import services
+from tests.faults.case import Place
+
+START_S, END_S = 300, 60
+GO_ON = "Interrupted. Run the same command to go on."
+EACH, EPOCHS = 60, 30
+
+
+@dataclass
+class Command:
+    """A command that runs in a process group of its own, as in a terminal."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, happened: Callable[[], object]) -> None:
+        deadline = time.monotonic() + START_S
+        while not happened():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
+
+    def wait_for_words(self, words: str) -> None:
+        self.wait_for(lambda: words in self.said())
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C; return the exit code once it and its children are gone."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        os.killpg(self.process.pid, signal.SIGINT)
+        code = self.process.wait(END_S)
+        _, left = psutil.wait_procs(family, timeout=END_S)
+        assert not left
+        assert "Traceback" not in self.said(), self.said()
+        return code
+
+
+@pytest.fixture
+def place(tmp_path: Path, cluster_variables: Mapping[str, str]) -> Place:
+    (tmp_path / "here").mkdir()
+    own = {
+        "DOGGOS_STORAGE": str(tmp_path / "storage"),
+        "DOGGOS_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+    return Place(tmp_path / "here", {**cluster_variables, **own})
+
+
+@contextlib.contextmanager
+def running(place: Place, stage: str, *options: str) -> Iterator[Command]:
+    log = place.folder / f"{time.monotonic()}.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"doggos_helpers.{stage}", *options],
+            env=os.environ | place.environment | {"PYTHONUNBUFFERED": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Command(process, log)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def finish(place: Place, stage: str, *options: str) -> str:
+    with running(place, stage, *options) as command:
+        assert command.process.wait(START_S) == 0, command.said()
+        return command.said()
+
+
+def drafts(folder: Path) -> list[Path]:
+    """Return what a write that was cut short would leave."""
+    return [p for p in folder.rglob(".*") if p.is_file() and "crc" not in p.suffix]
+
+
+def draw(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in ("beagle", "corgi"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(EACH):
+                pixels = random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def test_embed_goes_on_where_it_was_interrupted(place: Place) -> None:
+    data = draw(place.folder / "dogs")
+    settings = Settings(dataset=str(data), storage=str(place.storage))
+    options = (f"--dataset={data}", "--embed-batch-size=4")
+    folder = settings.embeddings_dir
+    with running(place, "embed", *options) as command:
+        command.wait_for(lambda: list(folder.glob("pending/**/*.parquet")))
+        assert command.interrupt() == 130
+        assert command.said().rstrip().endswith(GO_ON)
+    assert not (folder / "run.json").exists() and not list(folder.glob("table/*"))
+    manifest = build_manifest(settings)
+    stored = stored_rows(folder, manifest)
+    assert stored is not None and 0 < stored.num_rows < manifest.table.num_rows
+
+    finish(place, "embed", *options)
+    counts = read_json(folder / "run.json", "03_embedding")["counts"]
+    assert counts["embedded"] == counts["manifest"] == 6 * EACH
+    assert counts["computed"] == counts["manifest"] - stored.num_rows
+    done = stored_rows(folder, manifest)
+    assert done is not None and done["path"].to_pylist() == sorted(
+        manifest.table["path"].to_pylist()
+    )
+    assert not drafts(folder)
+
+
+@pytest.mark.long
+def test_train_registers_nothing_when_interrupted(place: Place) -> None:
+    settings = services.embedded(place)
+    options = (f"--epochs={EPOCHS}",)
+    with running(place, "train", *options) as command:
+        runs = settings.training_dir / "runs"
+        command.wait_for(lambda: list(runs.glob("*/checkpoint_*")))
+        assert command.interrupt() == 130
+        assert command.said().rstrip().endswith(GO_ON)
+    assert not (settings.training_dir / "run.json").exists()
+    assert versions(settings) == [] and statuses(settings) == ["KILLED"]
+
+    finish(place, "train", *options)
+    assert [v.champion for v in versions(settings)] == [True]
+    record = read_json(settings.training_dir / "run.json", "04_training")
+    assert len(record["history"]) == EPOCHS
+    assert record["counts"]["train_seen"] >= record["counts"]["train"] > 0
+    assert sorted(statuses(settings)) == ["FINISHED", "KILLED"]
+
+
+def statuses(settings: Settings) -> list[str]:
+    """Return how the runs that MLflow knows of ended."""
+    client = open_tracking(settings.tracking)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    return [run.info.status for run in client.search_runs(experiments)]
+
+
+@pytest.mark.long
+def test_evaluate_leaves_nothing_half_written(place: Place) -> None:
+    services.champion(place)
+    settings = services.settings_of(place)
+    with running(place, "evaluate") as command:
+        command.wait_for_words("Joined")
+        time.sleep(1)  # it makes its workers now, and takes longer than that
+        assert command.interrupt() == 130
+        assert command.said().rstrip().endswith(GO_ON)
+    assert not list(settings.evaluation_dir.glob("*"))
+
+    finish(place, "evaluate")
+    record = read_json(settings.evaluation_dir / "run.json", "05_evaluation")
+    counts = record["counts"]
+    assert counts["test"] == counts["predicted"] == len(read_predictions(settings))
+    assert not drafts(settings.evaluation_dir)
+
+
+@pytest.mark.long
+def test_serve_takes_its_app_away(place: Place) -> None:
+    services.embedded(place)
+    port = services.free_port()
+    options = (f"--champion={services.classifier(place)}", f"--port={port}")
+    health = f"http://127.0.0.1:{port}/healthz"
+    with running(place, "serve", *options) as command:
+        command.wait_for_words("Joined")
+        time.sleep(3)  # Serve starts now; the app needs longer than that
+        assert command.interrupt() == 130
+        assert command.said().rstrip().endswith(GO_ON)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(health)
+
+    with running(place, "serve", *options) as command:
+        command.wait_for_words("Ctrl-C stops it.")
+        assert httpx.get(health).json()["status"] == "ok"
+        with running(place, "serve", *options) as other:  # it runs already
+            other.wait_for_words("Ctrl-C stops it.")
+            assert "The app doggos runs already: it is updated." in other.said()
+            assert httpx.get(health).json()["status"] == "ok"
+            assert other.interrupt() == 0
+        assert command.interrupt() == 0
+        assert command.said().rstrip().endswith("Stopping.")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(health)
