@@ -164,13 +164,20 @@ def warned(encoder: ClipEncoder) -> str:
 
 
 def breed_pictures(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw new pictures of the breeds: pixels, labels, and which train."""
+    """Draw new pictures of the breeds: pixels, labels, and which train.
+
+    The planted near duplicates stay out: one half must not know the other.
+    """
+    import pyarrow.parquet as pq
+
     write_dataset(folder, TRAIN + TEST, seed=SEED)
+    rows = pq.read_table(folder / "attributes.parquet").to_pylist()
+    rows = [row for row in rows if row["duplicate_of"] is None]
     preprocessing = load_preprocessing(str(MODEL_DIR))
-    files = sorted(p for p in folder.rglob("*_*.*") if p.suffix != ".parquet")
-    pixels = np.stack([decode(p.read_bytes(), preprocessing) for p in files])
-    labels = np.array([BREEDS.index(p.parent.name) for p in files])
-    train = np.array([int(p.stem.rsplit("_", 1)[1]) < TRAIN for p in files])
+    files = [folder / row["path"] for row in rows]
+    pixels = np.stack([decode(file.read_bytes(), preprocessing) for file in files])
+    labels = np.array([BREEDS.index(row["breed"]) for row in rows])
+    train = np.array([int(file.stem.rsplit("_", 1)[1]) < TRAIN for file in files])
     return pixels, labels, train
 
 

@@ -106,7 +106,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
     """Turn a file's bytes into the pixels that the image tower takes.
 
     The same resize and centre crop as the model's own processor, which afterwards
-    only scales and normalises. JPEGs are decoded at no less than twice the size.
+    only scales and normalises. JPEGs are decoded at no less than three times the size.
 
     Returns:
         uint8 [height, width, 3].
@@ -115,7 +115,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
         BadImage: See `upright`.
     """
     edge = preprocessing.shortest_edge or min(preprocessing.crop)
-    return preprocess(upright(data, least_edge=2 * edge), preprocessing)
+    return preprocess(upright(data, least_edge=3 * edge), preprocessing)
 
 
 def preprocess(image: "Image", preprocessing: Preprocessing) -> np.ndarray:

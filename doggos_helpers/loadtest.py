@@ -13,8 +13,8 @@ from pydantic import Field
 
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import DataError, ServiceError, run_command
-from doggos_helpers.images import BadImage
 from doggos_helpers.files import read_bytes
+from doggos_helpers.images import BadImage
 from doggos_helpers.runs import read_json, write_json, write_run
 from doggos_helpers.table import read_embeddings
 

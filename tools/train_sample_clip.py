@@ -4,8 +4,9 @@ The model sees drawn dogs of random attribute combinations that no breed has, wi
 captions in everyday words and never a breed's name. Pictures that fit a caption are
 positives for it, so targets are soft. Beside the contrastive loss, heads that are not
 kept are told where the parts of each drawn dog are and what they show: on a CPU this is
-what makes small parts, such as ears, learnable within an hour. A run is seeded and can
-be resumed, with more pictures as well. Threads that wait passively share a busy CPU::
+what makes small parts, such as ears, learnable within an hour. Copies that are off by a
+fraction of a pixel are drawn to the same embedding. A run is seeded and can be resumed,
+with more pictures as well. Threads that wait passively share a busy CPU::
 
     OMP_WAIT_POLICY=passive python tools/train_sample_clip.py --minutes 60
 """
@@ -42,7 +43,7 @@ def report(trainer: Trainer, pool: Pool, held: Pool) -> None:
     curve = state["curve"]
     facts = {
         "command": "python tools/train_sample_clip.py "
-        f"--images {args.images} --batch {args.batch} --rate {args.rate}"
+        f"--images {args.images} --batch {args.batch}"
         f" --seed {args.seed} --minutes {args.minutes:g}",
         "method": "contrastive, with auxiliary losses on parts that are not kept",
         "images": len(pool.rows),
@@ -51,7 +52,6 @@ def report(trainer: Trainer, pool: Pool, held: Pool) -> None:
         "combinations": len(training_combinations()),
         "steps": state["step"],
         "batch": args.batch,
-        "rate": args.rate,
         "seed": args.seed,
         "minutes": round(state["seconds"] / 60, 1),
         "machine": torch.cuda.get_device_name() if cuda else machine,
@@ -70,7 +70,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=MODEL_DIR)
     parser.add_argument("--work", type=Path, default=Path("/tmp/sample-clip"))
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=16_000)
     parser.add_argument("--held-out", type=int, default=1_000)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=60, help="stop by then")

@@ -20,12 +20,12 @@ def photographs(place: Place) -> None:
     """Choose a data set of two classes, two images each in each split."""
     from PIL import Image
 
-    for split in ("train", "val", "test"):
+    for height, split in enumerate(("train", "val", "test"), start=120):
         for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
             folder = place.folder / "photos" / split / name
             folder.mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (150 + i, 120), colour).save(folder / f"{i}.png")
+                Image.new("RGB", (150 + i, height), colour).save(folder / f"{i}.png")
     place.environment["DOGGOS_DATASET"] = str(place.folder / "photos")
 
 

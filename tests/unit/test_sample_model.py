@@ -274,6 +274,8 @@ def test_captions_that_fit_several_pictures_are_positives_of_all(tools, pool):
     assert batch.fits.diagonal().all() and batch.fits.sum() > 16
     assert batch.parts.shape == (16, 64, len(PARTS))
     assert abs(batch.parts.sum(-1) - 1).max() < 1e-4
+    off = abs(batch.again - batch.pixels[:4]).mean((1, 2, 3))
+    assert 0 < off.min() and off.max() < 12
     assert (batches.draw(5).pixels == batch.pixels).all()
     assert batches.draw(6).pixels.shape == batch.pixels.shape
     assert (batches.draw(6).pixels != batch.pixels).any()

@@ -24,6 +24,7 @@ class Batch:
         questions: Tokens of captions that ask for one value of one attribute each.
         truth: ``[n, attributes]``, the value's number, -100 where it is not seen.
         parts: ``[n, tokens, parts]``, the share of each part in each patch.
+        again: The first quarter of the pictures, a fraction of a pixel off and grainy.
     """
 
     pixels: Any
@@ -32,6 +33,7 @@ class Batch:
     questions: Any
     truth: Any
     parts: Any
+    again: Any
 
 
 class Batches:
@@ -76,6 +78,7 @@ class Batches:
             self._tokens(_questions(rng)),
             torch.from_numpy(truth),
             parts,
+            _resampled(pixels[: self.size // 4], rng),
         )
 
     def _captions(
@@ -117,6 +120,32 @@ class Batches:
             torch.cat(parts),
             torch.cat(shares).numpy(),
         )
+
+
+def _resampled(pixels: Any, rng: Random) -> Any:
+    """Return pictures as another decoder or resize might give them.
+
+    Shifted by a fraction of a pixel, about as large, with a little noise.
+    """
+    import torch
+
+    count, side = len(pixels), pixels.shape[-1]
+    moves = []
+    for _ in range(count):
+        size = rng.uniform(0.993, 1.007)
+        x, y = (rng.uniform(-1.4, 1.4) / side for _ in "xy")
+        moves.append([[size, 0.0, x], [0.0, size, y]])
+    grid = torch.nn.functional.affine_grid(
+        torch.tensor(moves), list(pixels.shape), align_corners=False
+    )
+    moved = torch.nn.functional.grid_sample(
+        pixels, grid, padding_mode="border", align_corners=False
+    )
+    noise = torch.Generator().manual_seed(rng.getrandbits(32))
+    grain = torch.randn(moved.shape, generator=noise) * torch.tensor(
+        [rng.uniform(0, 3) for _ in range(count)]
+    ).view(-1, 1, 1, 1)
+    return (moved + grain).clamp_(0, 255)
 
 
 def _zoomed(image: Any, parts: Any, rng: Random) -> tuple[Any, Any, Any]:

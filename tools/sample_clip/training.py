@@ -18,6 +18,7 @@ from sample_clip.model import PATCH, WIDTH, build_model, build_tokenizer, normal
 WARM_UP = 60
 AVERAGE = 0.998
 GAZE_WEIGHT = 0.2
+STEADY_WEIGHT = 20.0
 
 
 class Trainer:
@@ -93,12 +94,16 @@ class Trainer:
         with torch.autocast(device, torch.bfloat16):
             tokens, pooled, gaze = look(model.vision_model, batch.pixels.to(device))
             images = unit(model.visual_projection(pooled))
+            _, pooled_again, _ = look(model.vision_model, batch.again.to(device))
+            again = unit(model.visual_projection(pooled_again))
             texts, questions = (
                 unit(model.get_text_features(**words.to(device)).pooler_output)
                 for words in (batch.captions, batch.questions)
             )
             helps = self.helps(tokens, pooled, parts, truth)
         helps = helps + GAZE_WEIGHT * gaze_loss(gaze, parts)
+        unsteady = 1 - (images[: len(again)] * again).sum(-1).mean()
+        helps = helps + STEADY_WEIGHT * unsteady
         scale = model.logit_scale.exp()
         match = soft_loss(scale * images @ texts.T, batch.fits.to(device))
         match = match + 2 * value_loss(scale * images @ questions.T, truth)
