@@ -1,13 +1,20 @@
-"""One Ray for everything here that needs one."""
+"""One Ray for each module here that needs one, and none in this process."""
 
 from collections.abc import Iterator, Mapping
 
 import pytest
 
+from doggos_helpers.cluster import disconnect
 from tools.local_cluster import local_cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_in_this_process() -> None:
+    """Leave the Ray of the tests before: a command would find it and go on."""
+    disconnect()
+
+
+@pytest.fixture(scope="module")
 def cluster_variables(tmp_path_factory) -> Iterator[Mapping[str, str]]:
     """The environment with which a command joins a Ray of one node."""
     with local_cluster(tmp_path_factory.mktemp("cluster"), workers=0) as cluster:
