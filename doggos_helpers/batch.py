@@ -151,7 +151,8 @@ def run_notebook(
             parameters=dict(parameters),
             progress_bar=progress,
             kernel_name="python3",
-            extra_arguments=["--log-level=ERROR"],  # of the kernel, not of its cells
+            # Of the kernel, not of its cells: it reports its own end as an error.
+            extra_arguments=["--log-level=CRITICAL"],
         )
     except PapermillExecutionError as error:
         where = f"cell {error.cell_index} ({error.ename}: {error.evalue})"

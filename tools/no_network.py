@@ -18,11 +18,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-NEAR, FAR = "near0", "far0"
+NEAR, FAR, OWN = "near0", "far0", "192.0.2.2"
 SET_UP = f"""
 link set lo up
 link add {NEAR} type veth peer name {FAR}
-addr add 192.0.2.2/24 dev {NEAR}
+addr add {OWN}/24 dev {NEAR}
 link set {NEAR} arp off
 link set {NEAR} up
 link set {FAR} up
@@ -34,7 +34,9 @@ IPV4, UDP, TCP, DNS, ALL = 0x0800, 17, 6, 53, 0x0003
 # Ray 2.60's dashboard asks which cloud it runs in before it looks whether reports are
 # off (usage_stats_head.py, `run`); no setting stops it. It asks the link-local address
 # 169.254.169.254, which leaves no machine, and this name.
-EXEMPT = ("metadata.google.internal",)
+# torch.distributed asks for the name of its own workers' addresses (c10d, socket.cpp).
+REVERSE = ".".join([*reversed(OWN.split(".")), "in-addr", "arpa"])
+EXEMPT = ("metadata.google.internal", REVERSE)
 
 
 def can_cut() -> str:
