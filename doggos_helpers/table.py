@@ -72,13 +72,14 @@ def in_several_splits(table: "pa.Table") -> int:
         if digest:
             found[digest].append((split, path))
     copies = [rows for rows in found.values() if len({split for split, _ in rows}) > 1]
+    count = sum(len(rows) for rows in copies)
     if copies:
         logging.getLogger(__name__).warning(
-            "%d images lie in more than one split, which flatters the evaluation,"
+            "%d images have a copy in another split, which flatters the evaluation,"
             " such as %s",
-            *(len(copies), " and ".join(path for _, path in copies[0])),
+            *(count, " and ".join(sorted(path for _, path in copies[0]))),
         )
-    return sum(len(rows) for rows in copies)
+    return count
 
 
 def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
