@@ -267,6 +267,7 @@ CASES = (
         printed_fix=False,
         cluster=True,
         after=counted(6 * EACH),
+        long=True,
     ),
     Case(
         AREA,
@@ -291,5 +292,6 @@ CASES = (
         printed_fix=False,
         cluster=True,
         after=counted(5 * EACH, "has no images of: corgi"),
+        long=True,
     ),
 )

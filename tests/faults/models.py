@@ -434,6 +434,7 @@ CASES: tuple[Case, ...] = (
         fix="Nothing to do",
         printed_fix=False,
         cluster=True,
+        long=True,
     ),
     Case(
         area="Models",

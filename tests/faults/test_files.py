@@ -71,6 +71,7 @@ def test_orientation_is_applied_and_one_that_does_not_exist_is_not(outcome):
     assert np.dot(vectors["turned 3.jpg"], plain) < 0.999  # red below blue
 
 
+@pytest.mark.long
 def test_a_second_run_tries_the_bad_files_alone(outcome, cluster_variables):
     _, table, settings = outcome
     options = {"DOGGOS_DATASET": settings.dataset, "DOGGOS_STORAGE": settings.storage}
