@@ -94,3 +94,17 @@ def test_the_doctor_names_an_address_where_nothing_listens(tmp_path):
     assert address in done.stdout and "DOGGOS_ADDRESS" in done.stdout
     assert "Traceback" not in done.stderr
     assert Settings().address == ""
+
+
+def test_the_doctor_finds_nothing_on_a_ray_on_which_all_is_well(cluster):
+    import ray
+
+    from doggos_helpers.doctor import examine_cluster
+
+    settings, connected = cluster
+    found = list(examine_cluster(settings))
+    assert [f.name for f in found] == ["Ray", "token", "plan", "node"]
+    assert not any(f.fix for f in found), found
+    assert found[-1].text.startswith(connected.nodes[0].name)
+    assert "sees storage and model" in found[-1].text
+    assert ray.is_initialized()  # by the fixture, before the doctor came

@@ -24,16 +24,16 @@ def bucket(tmp_path_factory):
     )  # fmt: skip
     place = {"LocationConstraint": "us-west-2"}
     client.create_bucket(
-        Bucket="dogs", ACL="public-read", CreateBucketConfiguration=place
+        Bucket="kennel", ACL="public-read", CreateBucketConfiguration=place
     )
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     for path in paths:
         key = f"v1/{path.relative_to(folder)}"
         client.put_object(
-            Bucket="dogs", Key=key, Body=path.read_bytes(), ACL="public-read"
+            Bucket="kennel", Key=key, Body=path.read_bytes(), ACL="public-read"
         )
     query = f"?scheme=http&endpoint_override={host}:{port}&region=us-west-2"
-    yield "s3://anonymous@dogs/v1" + query, f"s3://anonymous@nowhere/v1{query}"
+    yield "s3://anonymous@kennel/v1" + query, f"s3://anonymous@nowhere/v1{query}"
     server.stop()
 
 
@@ -49,7 +49,7 @@ def test_embed_reads_a_public_bucket_without_credentials(
     assert run["counts"]["errors"] == 0
     assert run["counts"]["embedded"] == run["counts"]["manifest"] >= 96
     assert len(read_embeddings(settings)) == run["counts"]["manifest"]
-    assert "dogs" not in str(settings.artefacts).split("/")[-1].split("--")[1]
+    assert "kennel" not in str(settings.artefacts).split("/")[-1].split("--")[1]
 
 
 def test_a_bucket_that_does_not_exist_is_named(bucket):

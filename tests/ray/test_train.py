@@ -99,6 +99,7 @@ def test_the_record_is_on_disk_and_nothing_is_pickled(run, settings):
     assert 1 <= len(list(settings.training_dir.glob("runs/*/checkpoint_*"))) <= 2
 
 
+@pytest.mark.long
 def test_after_a_worker_died_the_same_figures_come_out(run, cluster, settings):
     """It resumes from the last checkpoint; and the same seed gives the same result."""
     marker = settings.training_dir / "died"
@@ -135,6 +136,7 @@ def test_after_a_worker_died_the_same_figures_come_out(run, cluster, settings):
     assert again["version"] == run["version"] + 1
 
 
+@pytest.mark.long
 def test_a_loss_that_is_no_number_ends_the_training(cluster, settings):
     wild = settings.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(Exception) as error:
