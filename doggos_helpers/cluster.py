@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from doggos_helpers.cells import explain_missing_names
 from doggos_helpers.config import (
     TELEMETRY_OFF,
     Settings,
@@ -56,7 +57,8 @@ def connect(settings: Settings) -> Cluster:
     The address is `settings.address`, else `RAY_ADDRESS`, else a cluster running on
     this machine that answers, else a new local one (`local` always starts one). On
     a cluster that it joins, this package is shipped to the workers. Calling it
-    again keeps the connection.
+    again keeps the connection. In a notebook, a cell that runs too early from now on
+    names the cell that it needs.
 
     Raises:
         ClusterError: No cluster answers at the address, or it can't hold the plan.
@@ -64,6 +66,7 @@ def connect(settings: Settings) -> Cluster:
     global _current
     import ray
 
+    explain_missing_names()
     started_here = bool(_current and _current.started_here)
     if not ray.is_initialized():
         started_here = _init(settings)

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as CommandLineError
 
-from doggos_helpers.errors import SettingsError
+from doggos_helpers.errors import SettingsError, without_secrets
 
 PATH, CLASS, SPLIT, SIZE = "path", "class", "split", "size"
 EMBEDDING, REASON, NODE = "embedding", "reason", "node"
@@ -182,6 +182,14 @@ class Settings(BaseSettings):
             path.is_dir() or value.startswith((".", "/", "~"))
         )
         return value if looks_like_hub_id else str(path.resolve())
+
+    def shown(self) -> dict[str, Any]:
+        """Return all settings as they may be recorded: without credentials."""
+        values = self.model_dump()
+        return {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
 
     # --- where things are ---------------------------------------------------
 

@@ -21,9 +21,8 @@ from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage, Preprocessing, decode
 from doggos_helpers.nodes import this_node
 from doggos_helpers.plan import StagePlan, WorkerPlan
-from doggos_helpers.runs import read_json
 from doggos_helpers.search import SearchIndex
-from doggos_helpers.table import embeddings_file, read_embeddings
+from doggos_helpers.table import embeddings_file, read_embeddings, read_record
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -290,7 +289,7 @@ def check_artefacts(settings: Settings, champion: Path) -> None:
     from doggos_helpers.clip import model_fingerprint
 
     file = embeddings_file(settings)
-    embedded = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    embedded = read_record(settings)
     now = model_fingerprint(settings.model, settings.model_revision)
     if embedded["encoder"]["model"] != now:
         raise ModelError(

@@ -26,7 +26,7 @@ from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage, Preprocessing, decode
 from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import WorkerPlan
-from doggos_helpers.runs import alone, check_storage, read_json, write_run, writing
+from doggos_helpers.runs import alone, check_storage, write_run, writing
 from doggos_helpers.table import (
     PART,
     PENDING,
@@ -34,6 +34,7 @@ from doggos_helpers.table import (
     commit,
     forget_other_encoder,
     in_several_splits,
+    read_record,
     unfinished_rows,
 )
 
@@ -218,7 +219,7 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
                 str(folder / PENDING), ray_remote_args={"num_cpus": plan.task_cpus}
             )
         elif (folder / "run.json").is_file():
-            record = read_json(folder / "run.json", "03_embedding")
+            record = read_record(settings)
             if record["fingerprint"] == manifest.fingerprint:
                 return record
         table, nodes = commit(folder, manifest)

@@ -1,6 +1,7 @@
 """What can go wrong for a user: what, where, the fix, and an exit code."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 
@@ -18,6 +19,7 @@ class DoggosError(Exception):
 
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         """Keep the three parts, so that the error survives pickling."""
+        what, where = without_secrets(what), without_secrets(where)
         super().__init__(what, where, fix)
         self.what, self.where, self.fix = what, where, fix
 
@@ -65,6 +67,11 @@ class ServiceError(DoggosError):
     """A service can't be started or doesn't answer."""
 
     exit_code = 7
+
+
+def without_secrets(text: str) -> str:
+    """Return a text as it may be shown and recorded: URIs without ``key:secret@``."""
+    return re.sub(r"://[^/@\s]*:[^/@\s]*@", "://", text)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -38,8 +38,13 @@ from doggos_helpers.metrics import compute_metrics
 from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import WorkerPlan
 from doggos_helpers.registry import Version, champion
-from doggos_helpers.runs import missing, read_json, write_json, write_run
-from doggos_helpers.table import Embeddings, embeddings_file, read_embeddings
+from doggos_helpers.runs import missing, write_json, write_run
+from doggos_helpers.table import (
+    Embeddings,
+    embeddings_file,
+    read_embeddings,
+    read_record,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,7 +184,7 @@ def check_inputs(settings: Settings) -> Inputs:
     labels = describe(version.folder)
     check_champion(labels, embeddings, version.folder)
     load(version.folder)  # small: better it fails here than on the workers
-    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    run = read_record(settings)
     check_encoder(version.folder, run["encoder"]["model"])
     test = embeddings.select(embeddings.splits == "test")
     if not len(test):

@@ -15,8 +15,8 @@ from doggos_helpers.config import Settings
 from doggos_helpers.errors import DataError, ServiceError, run_command
 from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage
-from doggos_helpers.runs import read_json, write_json, write_run
-from doggos_helpers.table import read_embeddings
+from doggos_helpers.runs import write_json, write_run
+from doggos_helpers.table import read_embeddings, read_record
 
 MAX_IMAGES = 64  # different images sent; they are repeated after that
 LISTENS_S = 10  # the service is given to answer at all
@@ -146,7 +146,7 @@ def record(settings: Settings, started: float, report: dict[str, Any]) -> Path:
     Returns:
         The path of run.json.
     """
-    embedded = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    embedded = read_record(settings)
     summary = {k: v for k, v in report.items() if k != "latencies_ms"}
     counts, nodes = summary.pop("counts"), summary.pop("nodes")
     write_json(settings.serving_dir / "loadtest.json", report)

@@ -161,7 +161,7 @@ def write_run(
         "counts": counts,
         "nodes": nodes,
         **more,
-        "settings": settings.model_dump(),
+        "settings": settings.shown(),
         "versions": {name: _version(name) for name in RECORDED},
     }
     write_json(folder / "run.json", run)

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -179,6 +179,25 @@ def embeddings_file(settings: Settings) -> Path:
     if not (file.is_file() and (settings.embeddings_dir / "run.json").is_file()):
         raise missing(file, "03_embedding")
     return file
+
+
+def read_record(settings: Settings) -> dict[str, Any]:
+    """Read what `embed` recorded of its run, the `run.json` beside the table.
+
+    Raises:
+        StorageError: It isn't there, or lacks the fingerprint or the encoder.
+    """
+    file = settings.embeddings_dir / "run.json"
+    record = read_json(file, "03_embedding")
+    whole = isinstance(record, dict) and record.get("fingerprint")
+    encoder = record.get("encoder") if whole else None
+    if not (isinstance(encoder, dict) and encoder.get("model")):
+        raise StorageError(
+            "not the record of an embedding run",
+            str(file),
+            "Delete it and run notebook 03_embedding: rows that are there are kept",
+        )
+    return record
 
 
 def read_embeddings(settings: Settings, split: str = "") -> Embeddings:

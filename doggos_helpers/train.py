@@ -22,8 +22,8 @@ from doggos_helpers.registry import (
     register,
     tracked_run,
 )
-from doggos_helpers.runs import read_json, write_run
-from doggos_helpers.table import Embeddings, read_embeddings
+from doggos_helpers.runs import write_run
+from doggos_helpers.table import Embeddings, read_embeddings, read_record
 from doggos_helpers.train_loop import LABEL, train_loop
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def loop_config(
 ) -> dict[str, Any]:
     """Collect what `train_loop` needs on a worker: plain values, no objects."""
     classes = class_labels(embeddings)
-    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    run = read_record(settings)
     vectors = embeddings.vectors[embeddings.splits == "train"]
     return {
         "layers": {
@@ -209,6 +209,7 @@ def check_inputs(settings: Settings) -> Embeddings:
     """
     embeddings = read_embeddings(settings)
     class_labels(embeddings)
+    read_record(settings)
     open_tracking(settings.tracking)
     return embeddings
 
@@ -228,7 +229,8 @@ def train_on(
 def run_params(settings: Settings, plan: WorkerPlan) -> dict[str, Any]:
     """Choose what MLflow shows about a training."""
     names = ("dataset", "model", "epochs", "learning_rate", "hidden_units", "dropout")
-    chosen = {name: getattr(settings, name) for name in (*names, "seed")}
+    shown = settings.shown()
+    chosen = {name: shown[name] for name in (*names, "seed")}
     stage = plan.train
     return chosen | {"workers": stage.workers, "batch_size": stage.batch_size}
 
@@ -246,7 +248,7 @@ def conclude(
     checkpoint = result.get_best_checkpoint("val_loss", "min")
     version = register(settings, run_id, Path(checkpoint.path))
     labels = class_labels(embeddings)
-    run = read_json(settings.embeddings_dir / "run.json", "03_embedding")
+    run = read_record(settings)
     counts = {
         "train": int(np.sum(embeddings.splits == "train")),
         "train_seen": best["train_rows"],

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from doggos_helpers.config import Settings
-from doggos_helpers.errors import SettingsError, run_command
+from doggos_helpers.errors import SettingsError, run_command, without_secrets
 from doggos_helpers.sample import VERSION
 from doggos_helpers.sample.job import MOST, Job
-from doggos_helpers.sample.writer import without_secret, write
+from doggos_helpers.sample.writer import write
 
 
 class SampleSettings(Settings):
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     print(
         f"{rate}: {written.images:,} images, {written.bytes / 1e6:.1f} MB,"
-        f" drawings version {VERSION}, in {without_secret(settings.out)}"
+        f" drawings version {VERSION}, in {without_secrets(settings.out)}"
     )
     return 0
 

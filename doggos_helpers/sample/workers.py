@@ -3,9 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
-from multiprocessing import get_context
 
 from doggos_helpers.errors import unwrapped
 from doggos_helpers.sample.job import Job, Part
@@ -21,8 +19,10 @@ def run(parts: Sequence[Part], job: Job, *, on_ray: bool) -> Iterator[int]:
     if workers <= 1:
         yield from map(Part.draw, parts)
         return
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _leave_interrupts_alone) as pool:
+    # The standard library's would run a user's script again in each process.
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(workers, initializer=_leave_interrupts_alone) as pool:
         yield from pool.map(Part.draw, parts)
 
 

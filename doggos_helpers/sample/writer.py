@@ -7,7 +7,6 @@ table of all attributes comes last: where it is, the data set is complete.
 
 import contextlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ def write(out: str, job: Job) -> Written:
     filesystem, base = open_root(out)
     local = isinstance(filesystem, LocalFileSystem)
     root = str(Path(base).expanduser().resolve()) if local else out
-    with _explained(without_secret(root)):
+    with _explained(root):
         if done := _finished(root, job):
             return done
         _refuse_taken(root, job)
@@ -46,11 +45,6 @@ def write(out: str, job: Job) -> Written:
                 return done
             _refuse_taken(root, job)
             raise
-
-
-def without_secret(uri: str) -> str:
-    """Return the URI as it may be shown: without ``key:secret@``."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 @contextlib.contextmanager
@@ -112,9 +106,8 @@ def _refuse_taken(root: str, job: Job) -> None:
     from pyarrow import fs
 
     filesystem, base = open_root(root)
-    place = without_secret(root)
     if filesystem.get_file_info(base).is_file:
-        raise SettingsError("a file is there", place, "Name a folder")
+        raise SettingsError("a file is there", root, "Name a folder")
     found = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
     # Some object stores list a folder itself, as an empty file.
     if not [i for i in found if i.path.rstrip("/") != base]:
@@ -122,13 +115,13 @@ def _refuse_taken(root: str, job: Job) -> None:
     plan = f"{base}/{UNFINISHED}/{PLAN}"
     if not filesystem.get_file_info(plan).is_file:
         fix = "Remove them or name another place"
-        raise SettingsError("other files are there already", place, fix)
+        raise SettingsError("other files are there already", root, fix)
     with filesystem.open_input_file(plan) as file:
         before = json.loads(file.read())
     if before != job.plan:
         said = ", ".join(f"{k} {v}" for k, v in before.items())
         fix = "Repeat that one, remove its files, or name another place"
-        raise SettingsError(f"an unfinished other run is there ({said})", place, fix)
+        raise SettingsError(f"an unfinished other run is there ({said})", root, fix)
 
 
 def _write_folder(out: Path, job: Job) -> Written:

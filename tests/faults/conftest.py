@@ -1,4 +1,4 @@
-"""One Ray for each module here that needs one, and none in this process."""
+"""One Ray for the tests of this folder, and none in this process."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,8 +14,8 @@ def no_ray_in_this_process() -> None:
     disconnect()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster_variables(tmp_path_factory) -> Iterator[Mapping[str, str]]:
-    """The environment with which a command joins a Ray of one node."""
+    """The environment with which a command or a kernel joins a Ray of one node."""
     with local_cluster(tmp_path_factory.mktemp("cluster"), workers=0) as cluster:
         yield cluster.environment

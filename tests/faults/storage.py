@@ -1,6 +1,7 @@
 """Cases: storage that can't be written, or holds what can't be used."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -82,6 +83,15 @@ def _truncated_and_searched(place: Place) -> Sequence[str]:
 
 def _truncated_and_embedded(place: Place) -> Sequence[str]:
     return embed(_truncated(place).dataset)
+
+
+def _record_edited(place: Place) -> Sequence[str]:
+    settings = embedded(place)
+    file = settings.embeddings_dir / "run.json"
+    record = json.loads(file.read_text())
+    del record["encoder"]
+    file.write_text(json.dumps(record))
+    return ["train", f"--dataset={settings.dataset}"]
 
 
 def _older(place: Place) -> Sequence[str]:
@@ -236,6 +246,16 @@ CASES = (
         printed_fix=False,
         cluster=True,
         after=counted(6 * EACH),
+    ),
+    Case(
+        AREA,
+        "record of the embedding edited",
+        _record_edited,
+        5,
+        "not the record of an embedding run: ",
+        "Somebody edited run.json beside the embeddings, or it is of something else.",
+        "Delete it and run notebook 03_embedding",
+        after=_in_time,
     ),
     Case(
         AREA,

@@ -32,8 +32,10 @@ def notebook(tmp_path: Path) -> Path:
     return path
 
 
-def run(notebook: Path, *options: str, **environment: str) -> dict[str, object]:
-    """Run papermill's own command and return what the notebook printed."""
+def papermill(
+    notebook: Path, *options: str, **environment: str
+) -> tuple[nbformat.NotebookNode, str]:
+    """Run papermill's own command; return the executed notebook and its log."""
     out = notebook.with_name("out.ipynb")
     command = [sys.executable, "-m", "papermill", str(notebook), str(out), *options]
     ran = subprocess.run(
@@ -44,8 +46,13 @@ def run(notebook: Path, *options: str, **environment: str) -> dict[str, object]:
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr
-    cell = nbformat.read(out, as_version=4).cells[-1]
-    return json.loads(cell.outputs[0]["text"])
+    return nbformat.read(out, as_version=4), ran.stderr
+
+
+def run(notebook: Path, *options: str, **environment: str) -> dict[str, object]:
+    """Run papermill's own command and return what the notebook printed."""
+    executed, _ = papermill(notebook, *options, **environment)
+    return json.loads(executed.cells[-1].outputs[0]["text"])
 
 
 def test_papermill_wins_over_environment_and_that_over_default(notebook: Path) -> None:
@@ -63,3 +70,8 @@ def test_what_is_empty_falls_through(notebook: Path) -> None:
     values = run(notebook, *options, DOGGOS_DATASET="/env/dogs")
     assert values["dataset"] == "/env/dogs"
     assert values["epochs"] == 15 and values["seed"] == 0 and values["use_gpu"] == ""
+
+
+def test_papermill_itself_warns_of_what_a_notebook_does_not_declare(notebook) -> None:
+    _, log = papermill(notebook, "-p", "epocs", "3")
+    assert "Passed unknown parameter: epocs" in log

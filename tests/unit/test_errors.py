@@ -29,6 +29,14 @@ def test_it_says_what_where_and_the_fix_and_survives_pickling():
     assert (type(again), str(again)) == (DataError, str(error))
 
 
+def test_credentials_are_not_shown():
+    error = DataError("can't open s3://key:secret@dogs", "s3://key:secret@dogs/v1")
+    assert str(error) == "can't open s3://dogs: s3://dogs/v1"
+    assert "secret" not in repr(error)
+    public = "s3://anonymous@dogs/v1?endpoint_override=host:9000"
+    assert DataError("no images", public).where == public
+
+
 def test_the_cause_is_found_inside_what_a_library_wraps():
     inner = DataError("no images", "/data")
     outer = RuntimeError("wrapped")

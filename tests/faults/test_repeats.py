@@ -18,7 +18,6 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from copies import NOTEBOOKS
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
@@ -26,13 +25,14 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
 from doggos_helpers.batch import declared_parameters
+from doggos_helpers.cells import assigned
 from doggos_helpers.clip import ClipEncoder
 from doggos_helpers.config import Settings
 from doggos_helpers.files import read_bytes
 from doggos_helpers.images import BadImage, decode
 from doggos_helpers.table import embeddings_file
 from tests.faults.services import free_port
-from tools.local_cluster import local_cluster
+from tests.notebooks.copies import NOTEBOOKS, ROOT
 
 CELL_TIMEOUT_S, PROGRESS_S, PAUSE_S = 300, 180, 2
 COLOURS = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
@@ -59,7 +59,11 @@ class Kernel:
         self.client = NotebookClient(empty, CELL_TIMEOUT_S, allow_errors=True)
         self.client.create_kernel_manager()
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "CI": "true"}
-        self.client.start_new_kernel(env=os.environ | dict(variables) | quiet)
+        as_make_lab = {"PYTHONSTARTUP": str(ROOT / "tools" / "kernel_startup.py")}
+        self.client.start_new_kernel(
+            env=os.environ | dict(variables) | quiet | as_make_lab,
+            cwd=str(NOTEBOOKS[0].parent),
+        )
         self.client.start_new_kernel_client()
 
     def run(self, cell: NotebookNode) -> NotebookNode | None:
@@ -117,12 +121,6 @@ def once_under_way(path: Path, storage: Path, action: Callable[[], None]) -> Non
         action()
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-@pytest.fixture(scope="module")
-def variables(tmp_path_factory) -> Iterator[Mapping[str, str]]:
-    with local_cluster(tmp_path_factory.mktemp("cluster"), workers=0) as cluster:
-        yield cluster.environment
 
 
 @pytest.fixture(scope="module")
@@ -191,20 +189,23 @@ def check_table(dogs: Path, storage: Path, expected: Rows) -> None:
 
 
 @pytest.fixture
-def kernel(variables: Mapping[str, str]) -> Iterator[Kernel]:
-    started = Kernel(variables)
+def kernel(cluster_variables: Mapping[str, str]) -> Iterator[Kernel]:
+    started = Kernel(cluster_variables)
     yield started
     started.close()
 
 
 def out_of_order(kernel: Kernel, path: Path) -> None:
-    """Run the cells from the last to the first: each names what it lacks."""
+    """Run the cells from the last to the first: each names the cell it lacks."""
     cells = code_cells(path, {})
     for i, cell in reversed(list(enumerate(cells))):
         if error := kernel.run(cell):
             assert error.ename == "NameError", f"{cell.source}\n{error.evalue}"
             name = error.evalue.split("'")[1]
-            assert any(name in c.source for c in cells[:i]), error.evalue
+            (maker, *_) = [c for c in cells[:i] if name in assigned(c.source)]
+            said = "\n".join(error.traceback)
+            assert f"{name} is made by a cell that has not run in this kernel" in said
+            assert f"begins `{maker.source.splitlines()[0]}`" in said
 
 
 def interrupted(
@@ -235,13 +236,17 @@ def test_embedding_out_of_order_twice_and_interrupted(
 
 # --- every notebook: make test-long ----------------------------------------------
 
+each_notebook = pytest.mark.parametrize(
+    "notebook_path", NOTEBOOKS, ids=lambda p: p.stem
+)
+
 
 @pytest.fixture(scope="module")
-def series(dogs: Path, variables: Mapping[str, str], tmp_path_factory) -> Path:
+def series(dogs: Path, cluster_variables: Mapping[str, str], tmp_path_factory) -> Path:
     """Run all notebooks in order, undisturbed; return their storage."""
     storage = tmp_path_factory.mktemp("series")
     for path in NOTEBOOKS:
-        complete_run(variables, path, small(dogs, storage))
+        complete_run(cluster_variables, path, small(dogs, storage))
     return storage
 
 
@@ -262,6 +267,7 @@ def storage_for(path: Path, series: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
+@each_notebook
 def test_every_cell_twice(notebook_path, kernel, dogs, series, expected, tmp_path):
     storage = storage_for(notebook_path, series, tmp_path)
     out_of_order(kernel, notebook_path)
@@ -271,6 +277,7 @@ def test_every_cell_twice(notebook_path, kernel, dogs, series, expected, tmp_pat
 
 
 @pytest.mark.long
+@each_notebook
 def test_interrupted_and_continued(
     notebook_path, kernel, dogs, series, expected, tmp_path
 ):
@@ -281,8 +288,9 @@ def test_interrupted_and_continued(
 
 
 @pytest.mark.long
+@each_notebook
 def test_killed_and_run_again(
-    notebook_path, kernel, variables, dogs, series, expected, tmp_path
+    notebook_path, kernel, cluster_variables, dogs, series, expected, tmp_path
 ):
     storage = storage_for(notebook_path, series, tmp_path)
     parameters = small(dogs, storage)
@@ -292,7 +300,7 @@ def test_killed_and_run_again(
     once_under_way(notebook_path, storage, kernel.kill)
     with pytest.raises(Exception, match="Kernel died"):
         kernel.run(cells[at])
-    complete_run(variables, notebook_path, parameters)
+    complete_run(cluster_variables, notebook_path, parameters)
     check_table(dogs, storage, expected)
 
 
@@ -300,12 +308,14 @@ def test_killed_and_run_again(
 @pytest.mark.parametrize(
     "names", [("03_embedding", "04_training"), ("04_training", "05_evaluation")]
 )
-def test_two_at_the_same_time(names, variables, dogs, series, expected, tmp_path):
+def test_two_at_the_same_time(
+    names, cluster_variables, dogs, series, expected, tmp_path
+):
     paths = [path for path in NOTEBOOKS if path.stem in names]
     storages = [storage_for(path, series, tmp_path) for path in paths]
     with ThreadPoolExecutor(len(paths)) as pool:
         runs = [
-            pool.submit(complete_run, variables, path, small(dogs, storage))
+            pool.submit(complete_run, cluster_variables, path, small(dogs, storage))
             for path, storage in zip(paths, storages, strict=True)
         ]
         for run in runs:
