@@ -5,6 +5,9 @@ import signal
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+# The standard library's pool would run a user's script again in each process.
+from joblib.externals.loky import ProcessPoolExecutor
+
 from doggos_helpers.errors import unwrapped
 from doggos_helpers.sample.job import Job, Part
 
@@ -19,9 +22,6 @@ def run(parts: Sequence[Part], job: Job, *, on_ray: bool) -> Iterator[int]:
     if workers <= 1:
         yield from map(Part.draw, parts)
         return
-    # The standard library's would run a user's script again in each process.
-    from joblib.externals.loky import ProcessPoolExecutor
-
     with ProcessPoolExecutor(workers, initializer=_leave_interrupts_alone) as pool:
         yield from pool.map(Part.draw, parts)
 
