@@ -42,19 +42,25 @@ def hint_for(name: str, inputs: Sequence[str], folder: Path | None = None) -> st
         folder: Where the notebook is; None: the current folder.
     """
     ran = {text.strip() for text in inputs if text.strip()}
-    found = (list(_cells(file)) for file in sorted((folder or Path()).glob("*.ipynb")))
-    cells = max(found, key=lambda c: sum(s in ran for _, s in c), default=[])
-    if not any(source in ran for _, source in cells):
+    files = sorted((folder or Path()).glob("*.ipynb"))
+    notebooks = [list(_cells(file)) for file in files]
+    known = [sum(source in ran for _, source in cells) for cells in notebooks]
+    most = max(known, default=0)
+    makers = {
+        next((cell for cell in cells if name in assigned(cell[1])), None)
+        for cells, count in zip(notebooks, known, strict=True)
+        if count == most > 0
+    } - {None}
+    if not makers:
         return ""
-    for heading, source in cells:
-        if name in assigned(source):
-            first = source.splitlines()[0]
-            return (
-                f"{name} is made by a cell that has not run in this kernel: the one"
-                f" under “{heading}” that begins `{first}`. Run it and those between:"
-                " in JupyterLab, Run > Run All Above Selected Cell."
-            )
-    return ""
+    which = "one above"  # while several notebooks have the cells that ran
+    if len(makers) == 1:
+        ((heading, source),) = filter(None, makers)
+        which = f"the one under “{heading}” that begins `{source.splitlines()[0]}`"
+    return (
+        f"{name} is made by a cell that has not run in this kernel: {which}. Run it and"
+        " those between: in JupyterLab, Run > Run All Above Selected Cell."
+    )
 
 
 def _cells(file: Path) -> Iterator[tuple[str, str]]:
