@@ -145,7 +145,7 @@ def settings(tmp_path) -> Settings:
     settings = Settings(storage=str(tmp_path))
     settings.embeddings_dir.mkdir(parents=True)
     run = settings.embeddings_dir / "run.json"
-    run.write_text(json.dumps({"fingerprint": "abc"}))
+    run.write_text(json.dumps({"fingerprint": "abc", "encoder": {"model": "e"}}))
     return settings
 
 
