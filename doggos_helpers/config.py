@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     use_gpu: YesNo = Field("", description="empty: where there is one")
     accelerator_type: str = Field("", description="such as L4; empty: any")
     gpus_per_worker: float = Field(0, gt=0, description="0: from the plan")
+    memory_per_worker: float = Field(
+        0, gt=0, description="GiB that Ray reserves for each worker; 0: none"
+    )
     dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
         "", description="of the CLIP towers; empty: from the plan"
     )

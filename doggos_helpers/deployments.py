@@ -260,6 +260,8 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
     }
     small = {"num_cpus": beside(stage)}
     model: dict[str, Any] = {"num_cpus": stage.cpus, "num_gpus": stage.gpus}
+    if stage.memory:
+        model["memory"] = stage.memory
     if plan.accelerator_type:
         model["accelerator_type"] = plan.accelerator_type
     encoder = serve.deployment(ray_actor_options=model, **common)(Encoder)

@@ -21,10 +21,10 @@ from doggos_helpers.dataset import build_manifest
 from doggos_helpers.errors import ClusterError, DoggosError, ServiceError, StorageError
 from doggos_helpers.model_files import check_model
 from doggos_helpers.nodes import node_name
+from doggos_helpers.plan import GIB
 from doggos_helpers.runs import check_storage
 
 DISTRIBUTION = "doggos-helpers"
-GIB = 2**30
 LEAST_FREE = 1 * GIB
 OF_DRIVERS = {"jupyterlab", "ipywidgets", "papermill", "nbmake", "matplotlib"}
 NODE_S = 120  # the first task on a node starts a worker and imports Ray

@@ -184,6 +184,7 @@ def build_pipeline(
         batch_size=stage.batch_size,
         num_cpus=stage.cpus,
         num_gpus=stage.gpus,
+        memory=stage.memory or None,
         accelerator_type=plan.accelerator_type or None,
     )
 

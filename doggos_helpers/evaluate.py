@@ -117,6 +117,7 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
         compute=ray.data.ActorPoolStrategy(size=stage.workers),
         batch_size=BATCH_ROWS,
         num_cpus=stage.cpus,
+        memory=stage.memory or None,
     )
 
 

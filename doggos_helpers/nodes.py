@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.plan import Node, StagePlan, fits, leaves_room
+from doggos_helpers.plan import Node, StagePlan, amounts, fits, leaves_room
 
 if TYPE_CHECKING:
     from doggos_helpers.cluster import Cluster
@@ -42,7 +42,7 @@ def live_nodes() -> tuple[Node, ...]:
 
 
 def free_nodes() -> tuple[Node, ...]:
-    """Return the live nodes with the CPUs and GPUs that nothing holds now."""
+    """Return the live nodes with the CPUs, GPUs and memory that nothing holds now."""
     import ray
     from ray._private.state import available_resources_per_node
 
@@ -50,7 +50,12 @@ def free_nodes() -> tuple[Node, ...]:
     names = {node_name(raw): raw["NodeID"] for raw in ray.nodes()}
     now = [(node, free.get(names.get(node.name, ""), {})) for node in live_nodes()]
     return tuple(
-        dataclasses.replace(node, cpus=have.get("CPU", 0.0), gpus=have.get("GPU", 0.0))
+        dataclasses.replace(
+            node,
+            cpus=have.get("CPU", 0.0),
+            gpus=have.get("GPU", 0.0),
+            memory=int(have.get("memory", 0)),
+        )
         for node, have in now
     )
 
@@ -83,14 +88,14 @@ def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
     if held < stage.workers:
         if cluster.grow_to is None:
             raise ClusterError(
-                f"{need} don't fit: the nodes hold {held}", _say(nodes), _SMALLER
+                f"{need} don't fit: the nodes hold {held}", _say(nodes, stage), _SMALLER
             )
         _wait_for_growth(stage, need, settings.wait_for_cluster_s)
     plan = cluster.plan
     if stage is plan.embed and not leaves_room(live_nodes(), stage, plan.task_cpus):
         raise ClusterError(
             f"{need} leave no node with {plan.task_cpus:g} CPU to read and decode",
-            _say(live_nodes()),
+            _say(live_nodes(), stage),
             _SMALLER,
         )
     if stage is plan.embed or stage is plan.train:  # an app's update holds its own
@@ -100,18 +105,20 @@ def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
 
 _SMALLER = (
     "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
-    " *_cpus, gpus_per_worker), add nodes, or, if it grows by itself, say how"
-    " far (grow_to_cpus, grow_to_gpus)"
+    " *_cpus, gpus_per_worker, memory_per_worker), add nodes, or, if it grows by"
+    " itself, say how far (grow_to_cpus, grow_to_gpus)"
 )
 
 
 def _need(stage: StagePlan) -> str:
-    each = f"{stage.cpus:g} CPU and {stage.gpus:g} GPU"
+    each = amounts(stage.cpus, stage.gpus, stage.memory)
     return f"{stage.workers} workers of {each}"
 
 
-def _say(nodes: Sequence[Node]) -> str:
-    return "; ".join(f"{n.name}: {n.cpus:g} CPU, {n.gpus:g} GPU" for n in nodes)
+def _say(nodes: Sequence[Node], stage: StagePlan) -> str:
+    """Say what the nodes have; of memory only where the stage asks for some."""
+    has = [amounts(n.cpus, n.gpus, n.memory if stage.memory else 0) for n in nodes]
+    return "; ".join(f"{n.name}: {one}" for n, one in zip(nodes, has, strict=True))
 
 
 def _wait_for_room(stage: StagePlan, task_cpus: float, limit_s: int) -> None:
@@ -125,20 +132,22 @@ def _wait_for_room(stage: StagePlan, task_cpus: float, limit_s: int) -> None:
         if waited > limit_s:
             raise ClusterError(
                 f"other work left no room for {_need(stage)} within {limit_s} s",
-                f"free are {_say(free)}",
+                f"free are {_say(free, stage)}",
                 "End it (an app of notebook 06, another notebook; `ray status` shows"
                 " it), or raise wait_for_cluster_s",
             )
         if waited > told + SAY_AFTER_S:  # what has just ended is still counted
             told = waited
-            print(f"Waiting for room for {_need(stage)}; free are {_say(free)}.")
+            there = _say(free, stage)
+            print(f"Waiting for room for {_need(stage)}; free are {there}.")
         time.sleep(0.5)
 
 
 def _wait_for_growth(stage: StagePlan, need: str, limit_s: int) -> None:
     from ray.autoscaler.sdk import request_resources
 
-    bundle = {"CPU": stage.cpus} | ({"GPU": stage.gpus} if stage.gpus else {})
+    asked = {"CPU": stage.cpus, "GPU": stage.gpus, "memory": stage.memory}
+    bundle = {name: amount for name, amount in asked.items() if amount}
     request_resources(bundles=[bundle] * stage.workers)
     deadline = time.monotonic() + limit_s
     try:

@@ -14,6 +14,7 @@ from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
 
 CPU_TRAIN_WORKERS = 2
+GIB = 2**30
 CPUS_PER_ACTOR = 4  # more threads than this no longer speed up one small batch
 
 
@@ -31,7 +32,11 @@ class Node:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Workers of one stage; `cpus`, `gpus`, `threads`, `batch_size` are of each."""
+    """Workers of one stage; all but `workers` and `per_node` are of each.
+
+    `memory` is what Ray reserves, in bytes. It limits how many workers a node gets,
+    not what a worker uses.
+    """
 
     workers: int
     per_node: int
@@ -40,6 +45,7 @@ class StagePlan:
     threads: int
     batch_size: int
     dtype: str
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,16 +65,21 @@ class WorkerPlan:
 
     def rows(self) -> list[dict[str, object]]:
         """Return one row a stage, for a table."""
-        stages = ("embed", "train", "serve")
-        return [{"stage": s} | dataclasses.asdict(getattr(self, s)) for s in stages]
+        return [
+            {"stage": name} | dataclasses.asdict(stage)
+            for name, stage in self._stages().items()
+        ]
+
+    def _stages(self) -> dict[str, StagePlan]:
+        return {"embed": self.embed, "train": self.train, "serve": self.serve}
 
     def __str__(self) -> str:
         """Say it in one line a stage."""
         return "\n".join(
-            f"  {r['stage']:<6}{r['workers']} workers (at most {r['per_node']} a node):"
-            f" {r['cpus']:g} CPU, {r['gpus']:g} GPU, {r['threads']} threads,"
-            f" batch {r['batch_size']}, {r['dtype']}"
-            for r in self.rows()
+            f"  {name:<6}{s.workers} workers (at most {s.per_node} a node):"
+            f" {amounts(s.cpus, s.gpus, s.memory)}, {s.threads} threads,"
+            f" batch {s.batch_size}, {s.dtype}"
+            for name, s in self._stages().items()
         )
 
 
@@ -130,8 +141,15 @@ def fits(nodes: Sequence[Node], stage: StagePlan) -> int:
     for node in nodes:
         by_cpu = node.cpus / stage.cpus if stage.cpus else math.inf
         by_gpu = node.gpus / stage.gpus if stage.gpus else math.inf
-        count += int(min(by_cpu, by_gpu, stage.per_node) + 1e-9)
+        by_memory = node.memory / stage.memory if stage.memory else math.inf
+        count += int(min(by_cpu, by_gpu, by_memory, stage.per_node) + 1e-9)
     return count
+
+
+def amounts(cpus: float, gpus: float, memory: float = 0) -> str:
+    """Say resources as people do; `memory`, in bytes, where there is any."""
+    gib = f", {memory / GIB:.1f} GiB of memory" if memory else ""
+    return f"{cpus:g} CPU, {gpus:g} GPU{gib}"
 
 
 def leaves_room(nodes: Sequence[Node], stage: StagePlan, task_cpus: float) -> bool:
@@ -224,6 +242,7 @@ def _overridden(
             per_node=per_node,
             cpus=cpus or plan.cpus,
             batch_size=batch_size or plan.batch_size,
+            memory=int(settings.memory_per_worker * GIB),
         )
 
     s = settings

@@ -117,11 +117,15 @@ def scaling_config(plan: WorkerPlan) -> "ScalingConfig":
     from ray.train import ScalingConfig
 
     stage, on_gpu = plan.train, plan.train.gpus > 0
-    gpus = {"GPU": stage.gpus} if on_gpu else {}
+    resources: dict[str, float] = {"CPU": stage.cpus}
+    if on_gpu:
+        resources["GPU"] = stage.gpus
+    if stage.memory:
+        resources["memory"] = stage.memory
     return ScalingConfig(
         num_workers=stage.workers,
         use_gpu=on_gpu,
-        resources_per_worker={"CPU": stage.cpus} | gpus,
+        resources_per_worker=resources,
         placement_strategy="PACK" if on_gpu else "SPREAD",
         accelerator_type=plan.accelerator_type or None,
     )

@@ -267,12 +267,34 @@ def test_the_curl_line_names_an_image_that_the_app_has(app):
     assert url and app.client.get(url[1]).status_code == 200
 
 
-def test_requests_at_a_time_are_all_answered(app):
+def batch_sizes() -> tuple[float, float]:
+    """Return how many batches the encoders computed, and of how many images."""
+    import ray
+
+    count = images = 0.0
+    for node in ray.nodes():
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
+        for line in httpx.get(url, trust_env=False).text.splitlines():
+            name, _, value = line.rpartition(" ")
+            if name.startswith("ray_serve_actual_batch_size") and '"image"' in name:
+                count += float(value) if "_count{" in name else 0
+                images += float(value) if "_sum{" in name else 0
+    return count, images
+
+
+def test_requests_at_a_time_are_all_answered_and_share_batches(app):
     images = read_test_images(app.settings)
     report = asyncio.run(send_load(app.url, images, requests=60, concurrency=12))
     assert report["statuses"] == {"200": 60}
     assert set(report["nodes"]) <= {node.name for node in app.cluster.nodes}
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+
+    deadline = time.monotonic() + 30  # Ray exports them now and then, and not all
+    while (sizes := batch_sizes())[1] < 20:
+        assert time.monotonic() < deadline, sizes
+        time.sleep(1)
+    count, embedded = sizes
+    assert embedded / count > 1.5, sizes
 
 
 def test_the_app_leaves_room_on_a_machine_of_two_cpus(app):

@@ -4,7 +4,7 @@ import pytest
 
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.plan import Node, StagePlan, fits, leaves_room, plan_workers
+from doggos_helpers.plan import GIB, Node, StagePlan, fits, leaves_room, plan_workers
 
 LAPTOP = [Node("a", 2)]
 THREE = [Node("a", 2), Node("b", 2), Node("c", 2)]
@@ -119,6 +119,16 @@ def test_fits_counts_node_by_node():
     stage = StagePlan(1, 1, 1.0, 0, 1, 1, "float32")
     assert fits(nodes, stage) == 0
     assert fits([Node("a", 1.5)], stage) == 1
+
+
+def test_memory_limits_how_many_workers_a_node_holds():
+    nodes = [Node("a", 16, memory=10 * GIB), Node("b", 16, memory=3 * GIB)]
+    plan = plan_workers(nodes, Settings(memory_per_worker=4))
+    assert "4.0 GiB of memory" in str(plan)
+    for stage in (plan.embed, plan.train, plan.serve):
+        assert stage.memory == 4 * GIB
+    assert plan.embed.per_node >= 2 and fits(nodes, plan.embed) == 2
+    assert plan_workers(nodes, Settings()).embed.memory == 0
 
 
 @pytest.mark.parametrize("nodes", CLUSTERS)
