@@ -1,17 +1,20 @@
 """The notebooks in order, executed with papermill into an output folder."""
 
+import contextlib
 import difflib
 import os
+import socket
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from doggos_helpers.config import Settings
+from doggos_helpers.config import Settings, environment
 from doggos_helpers.errors import DoggosError, SettingsError, run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -168,6 +171,34 @@ def run_notebook(
     )
 
 
+@contextlib.contextmanager
+def own_port(parameters: Mapping[str, Any]) -> Iterator[None]:
+    """Give the service another port, for a block, where the usual one isn't free.
+
+    A port that somebody names stays. Of two batches on one machine, the lock gives
+    the usual port to one, before either service listens.
+    """
+    from filelock import FileLock, Timeout
+
+    usual = Settings.given()
+    if "port" in usual.model_fields_set | set(parameters):
+        yield
+        return
+    lock = FileLock(Path(tempfile.gettempdir()) / f"doggos-{usual.port}.lock")
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock.acquire(timeout=0))
+            with socket.socket() as probe:
+                probe.bind((usual.host, usual.port))
+        except (Timeout, OSError):  # another batch's, another user's, or in use
+            with socket.socket() as probe:
+                probe.bind((usual.host, 0))
+                port = probe.getsockname()[1]
+            print(f"Port {usual.port} is taken: the service will listen on {port}.")
+            held.enter_context(environment(DOGGOS_PORT=str(port)))
+        yield
+
+
 def run_notebooks(settings: BatchSettings) -> Path:
     """Run the notebooks and return the folder of the executed copies.
 
@@ -184,15 +215,16 @@ def run_notebooks(settings: BatchSettings) -> Path:
     check_parameters(parameters, set().union(*declared.values()))
     out = Path(settings.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for notebook in find_notebooks(folder, settings.only):
-        print(f"{notebook.stem:<24}", end="", flush=True)
-        given = {n: v for n, v in parameters.items() if n in declared[notebook]}
-        try:
-            minutes = run_notebook(notebook, out, given, settings.shows_progress)
-        except BaseException:
-            print("failed")
-            raise
-        print(f"{minutes:.1f} min", flush=True)
+    with own_port(parameters):
+        for notebook in find_notebooks(folder, settings.only):
+            print(f"{notebook.stem:<24}", end="", flush=True)
+            given = {n: v for n, v in parameters.items() if n in declared[notebook]}
+            try:
+                minutes = run_notebook(notebook, out, given, settings.shows_progress)
+            except BaseException:
+                print("failed")
+                raise
+            print(f"{minutes:.1f} min", flush=True)
     return out
 
 

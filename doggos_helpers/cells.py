@@ -1,34 +1,44 @@
-"""What a notebook says when a cell runs before one that it needs."""
+"""What a notebook does about a cell that runs too early, or is interrupted."""
 
 import ast
+import gc
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def explain_missing_names() -> None:
-    """Have the kernel add to a NameError which cell of the notebook makes the name.
+def prepare_kernel() -> None:
+    """Have the kernel explain missing names, and let go of what was interrupted.
 
-    Harmless if called twice, and outside of IPython.
+    A NameError then names the cell of the notebook that makes the name. After an
+    interrupt, the frames of the cell would keep what they hold until the next error:
+    the workers of a Ray Data pipeline, too, and the same cell, run again, would wait
+    for their CPUs for ever. Harmless if called twice, and outside of IPython.
     """
     if "IPython" not in sys.modules:
         return
     from IPython import get_ipython
 
     if shell := get_ipython():
-        shell.set_custom_exc((NameError,), _explain)
+        shell.set_custom_exc((NameError, KeyboardInterrupt), _show)
 
 
-def _explain(
-    shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None
+def _show(
+    shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
 ) -> list[str]:
-    if hint := hint_for(error.name or "", shell.user_ns.get("In", [])):
-        error.add_note(hint)
+    if isinstance(error, NameError):
+        hint = hint_for(error.name or "", shell.user_ns.get("In", []))
+        if hint:
+            error.add_note(hint)
     lines: list[str] = shell.InteractiveTB.structured_traceback(
         kind, error, trace, tb_offset=tb_offset
     )
     shell._showtraceback(kind, error, lines)
+    if isinstance(error, KeyboardInterrupt):
+        traceback.clear_frames(trace)
+        gc.collect()
     return lines
 
 

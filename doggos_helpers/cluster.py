@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from doggos_helpers.cells import explain_missing_names
+from doggos_helpers.cells import prepare_kernel
 from doggos_helpers.config import (
     TELEMETRY_OFF,
     Settings,
@@ -66,7 +66,7 @@ def connect(settings: Settings) -> Cluster:
     global _current
     import ray
 
-    explain_missing_names()
+    prepare_kernel()
     started_here = bool(_current and _current.started_here)
     if not ray.is_initialized():
         started_here = _init(settings)

@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     storage: str = Field("", description="folder for artefacts, seen by all nodes")
     tracking_uri: str = Field("", description="MLflow server or database")
     address: str = Field("", description="Ray cluster to join; local: a new one")
-    wait_for_cluster_s: int = Field(600, ge=0, description="seconds to wait for growth")
+    wait_for_cluster_s: int = Field(
+        600, ge=0, description="seconds to wait for growth, room or another run"
+    )
     grow_to_cpus: float = Field(0, ge=0, description="what an autoscaler may reach")
     grow_to_gpus: float = Field(0, ge=0, description="0: what Ray knows of it")
     images_per_class: int = Field(0, ge=0, description="per split; 0: all of them")

@@ -73,12 +73,20 @@ def this_node() -> str:
     return f"{ray.util.get_node_ip_address()}/{context.get_node_id()[:6]}"
 
 
-def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
+def wait_for(
+    stage: StagePlan, cluster: "Cluster", settings: Settings, room: bool = True
+) -> None:
     """Return once the nodes hold all workers of a stage.
 
     On a fixed cluster that can't, it raises at once. On one that may grow, it asks
     for the growth and waits up to `wait_for_cluster_s`, saying for what. So it does
-    where other work holds the CPUs that embedding or training need.
+    where other work holds what the workers need.
+
+    Args:
+        stage: What is to start.
+        cluster: Where.
+        settings: For how long to wait.
+        room: Whether to wait for other work; an app that is updated holds its own.
 
     Raises:
         ClusterError: The workers don't fit.
@@ -98,7 +106,7 @@ def wait_for(stage: StagePlan, cluster: "Cluster", settings: Settings) -> None:
             _say(live_nodes(), stage),
             _SMALLER,
         )
-    if stage is plan.embed or stage is plan.train:  # an app's update holds its own
+    if room:
         task_cpus = plan.task_cpus if stage is plan.embed else 0.0
         _wait_for_room(stage, task_cpus, settings.wait_for_cluster_s)
 

@@ -67,23 +67,28 @@ def check_storage(settings: Settings) -> None:
 def alone(settings: Settings, stage: str) -> Iterator[None]:
     """Keep a second run of a stage out of the same artefacts for a block.
 
-    The lock ends with its process, however that ends.
+    It waits for the other one, saying so. The lock ends with its process, however that
+    ends.
 
     Raises:
-        StorageError: Another process is in such a block.
+        StorageError: The other run didn't end within `wait_for_cluster_s`.
     """
     from filelock import FileLock, Timeout
 
     settings.artefacts.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.artefacts / f".{stage}.lock", timeout=0)
+    lock = FileLock(settings.artefacts / f".{stage}.lock")
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise StorageError(
-            f"another {stage} is writing here",
-            str(settings.artefacts),
-            "Wait until it ends, or choose another storage (DOGGOS_STORAGE)",
-        ) from None
+        print(f"Waiting for another {stage}, which writes to {settings.artefacts}.")
+        try:
+            lock.acquire(timeout=settings.wait_for_cluster_s)
+        except Timeout:
+            raise StorageError(
+                f"another {stage} is writing here",
+                str(settings.artefacts),
+                "Wait until it ends, or choose another storage (DOGGOS_STORAGE)",
+            ) from None
     try:
         yield
     finally:

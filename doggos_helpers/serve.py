@@ -98,7 +98,7 @@ def start(settings: Settings, cluster: Cluster) -> Service:
     app = application(settings, cluster.plan, _champion(settings))
     stage = cluster.plan.serve
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
-    wait_for(whole, cluster, settings)
+    wait_for(whole, cluster, settings, room=False)
     if settings.app_name in running.applications:
         print(f"The app {settings.app_name} runs already: it is updated.")
     try:

@@ -1,6 +1,6 @@
 """What a kernel of `make lab` does before its first cell (PYTHONSTARTUP)."""
 
-from doggos_helpers.cells import explain_missing_names
+from doggos_helpers.cells import prepare_kernel
 
-explain_missing_names()
-del explain_missing_names
+prepare_kernel()
+del prepare_kernel

@@ -3,7 +3,6 @@
 import io
 import os
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from doggos_helpers.config import SPLITS
 from tests.faults.case import Case, Outcome, Place
+from tools.local_cluster import free_ports
 
 AREA = "Data sets"
 CLASSES = ("beagle", "corgi")
@@ -65,11 +65,8 @@ def _file(place: Place) -> list[str]:
 
 
 def _bucket_at_a_closed_port(place: Place) -> list[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     return embed(
-        f"s3://anonymous@dogs?scheme=http&endpoint_override=127.0.0.1:{port}"
+        f"s3://anonymous@dogs?scheme=http&endpoint_override=127.0.0.1:{free_ports(1)[0]}"
         "&region=us-west-2"
     )
 

@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from doggos_helpers.table import read_embeddings
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.hub import no_hub, silent_hub
 from tests.synthetic import CLASSES, write_embeddings
+from tools.local_cluster import free_ports
 
 AREA = "Services"
 ANSWER_S, SILENCE_S = 3, 25
@@ -110,7 +110,7 @@ def no_champion(stage: str) -> Provoke:
     def provoke(place: Place) -> Sequence[str]:
         embedded(place)
         database(place)
-        return [stage, f"--port={free_port()}"]
+        return [stage, f"--port={free_ports(1)[0]}"]
 
     return provoke
 
@@ -173,7 +173,7 @@ def served_class_missing(place: Place) -> Sequence[str]:
     labels = json.loads(file.read_text())
     labels["classes"].remove("pug")
     file.write_text(json.dumps(labels))
-    return ["serve", f"--champion={file.parent}", f"--port={free_port()}"]
+    return ["serve", f"--champion={file.parent}", f"--port={free_ports(1)[0]}"]
 
 
 def shuffled_labels(place: Place) -> Sequence[str]:
@@ -194,19 +194,13 @@ def champion_gone(place: Place) -> Sequence[str]:
     folder = champion(place)
     for file in folder.iterdir():
         file.unlink()
-    return ["serve", f"--port={free_port()}"]
+    return ["serve", f"--port={free_ports(1)[0]}"]
 
 
 def other_weights(place: Place) -> Sequence[str]:
     embedded(place)
     folder = classifier(place, encoder="other")
-    return ["serve", f"--champion={folder}", f"--port={free_port()}"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return ["serve", f"--champion={folder}", f"--port={free_ports(1)[0]}"]
 
 
 def port_taken(place: Place) -> Sequence[str]:
@@ -263,7 +257,7 @@ def before(stage: str) -> Case:
     return Case(
         AREA,
         f"{stage} before embed",
-        command(stage, f"--port={free_port()}"),
+        command(stage, f"--port={free_ports(1)[0]}"),
         5,
         "no such artefact yet",
         f"`{stage}` needs what an earlier stage makes",

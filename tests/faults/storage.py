@@ -111,7 +111,7 @@ def _another_embeds(place: Place) -> Sequence[str]:
     )
     (place.folder / "pid").write_text(str(holder.pid))
     assert holder.stdout and holder.stdout.readline() == "holding\n"
-    return embed(root)
+    return [*embed(root), "--wait-for-cluster-s", "1"]
 
 
 def _end_the_other(place: Place, outcome: Outcome) -> None:
@@ -263,7 +263,8 @@ CASES = (
         _another_embeds,
         5,
         "another embed is writing here: ",
-        "A command or notebook embeds the same data set into the same storage.",
+        "A command or notebook embeds the same data set into the same storage, and"
+        " goes on for longer than wait_for_cluster_s.",
         "Wait until it ends, or choose another storage (DOGGOS_STORAGE)",
         cluster=True,
         after=_end_the_other,

@@ -19,7 +19,7 @@ from nbformat import NotebookNode
 
 from doggos_helpers.cluster import disconnect
 from doggos_helpers.config import Settings
-from tools.local_cluster import local_cluster
+from tools.local_cluster import free_ports, local_cluster
 
 COPIES = ROOT / "build" / "notebooks"
 CELL_TIMEOUT_S, ALL_TIMEOUT_S = 300, 1500
@@ -44,6 +44,9 @@ def executed(session_folder: Path) -> Iterator[Path]:
     with local_cluster(session_folder / "cluster") as cluster:
         environment = dict(os.environ) | cluster.environment
         environment |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "CI": "true"}
+        # A service of the user's may listen on the usual port. Two replicas of each
+        # kind, on three nodes: each costs a machine of two cores seconds.
+        environment |= {"DOGGOS_PORT": str(free_ports(1)[0]), "DOGGOS_REPLICAS": "2"}
         log = session_folder / "nbmake.log"
         with open(log, "w") as output:
             ran = subprocess.run(

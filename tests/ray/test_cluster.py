@@ -1,7 +1,6 @@
 """Connecting, waiting and refusing on a fixed local cluster."""
 
 import dataclasses
-import socket
 import threading
 import time
 
@@ -13,6 +12,7 @@ from doggos_helpers.config import Settings
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.nodes import this_node, wait_for
 from doggos_helpers.plan import plan_workers
+from tools.local_cluster import free_ports
 
 
 def test_connect_again_keeps_the_connection_and_says_the_same(cluster, capsys):
@@ -58,7 +58,7 @@ def test_workers_wait_for_other_work_to_end_and_say_so(cluster, capsys, monkeypa
     with pytest.raises(ClusterError, match="other work left no room for") as caught:
         wait_for(plan.embed, connected, hurried)
     assert "0 CPU, 0 GPU" in caught.value.where
-    wait_for(plan.serve, connected, hurried)  # an app's update holds its own CPUs
+    wait_for(plan.serve, connected, hurried, room=False)  # an update of an app
     threading.Timer(2, lambda: ray.kill(holder)).start()
     wait_for(
         plan.train, connected, settings.model_copy(update={"wait_for_cluster_s": 60})
@@ -81,9 +81,7 @@ def test_the_doctor_names_an_address_where_nothing_listens(tmp_path):
     import subprocess
     import sys
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     options = ["--address", address, "--storage", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-m", "doggos_helpers.cluster", *options],

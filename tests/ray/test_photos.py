@@ -4,7 +4,6 @@ Skipped where there are none; see tests/photos.py.
 """
 
 import json
-import socket
 import time
 
 import httpx
@@ -21,15 +20,14 @@ from doggos_helpers.serve import start, stop
 from doggos_helpers.table import embeddings_file
 from doggos_helpers.train import train
 from tests.photos import DOGS, NOT_DOGS, needs_photos
+from tools.local_cluster import free_ports
 
 pytestmark = needs_photos
 
 
 @pytest.fixture(scope="module")
 def settings(cluster, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports(1)[0]
     change = {
         "dataset": str(DOGS),
         "storage": str(tmp_path_factory.mktemp("photos")),

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -38,15 +37,10 @@ from doggos_helpers.serve import (
     stop,
 )
 from doggos_helpers.table import read_embeddings
+from tools.local_cluster import free_ports
 
 CLASSES = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
 JPEG = "test/basset/0.jpg"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def draw(folder: Path) -> Path:
@@ -85,7 +79,7 @@ def app(cluster, tmp_path_factory) -> Iterator[App]:
         storage=str(folder / "storage"),
         champion=str(folder / "champion"),
         serve_images="yes",
-        port=free_port(),
+        port=free_ports(1)[0],
         app_name="tested",
     )
     embed(settings, connected)
@@ -417,7 +411,7 @@ def test_a_host_that_has_no_image_is_told_of(app, fetching, path, status, words)
 
 def test_a_closed_port_is_told_of(app, fetching):
     reply = app.client.post(
-        "/predict/", json={"url": f"http://127.0.0.1:{free_port()}"}
+        "/predict/", json={"url": f"http://127.0.0.1:{free_ports(1)[0]}"}
     )
     assert reply.status_code == 502 and "the host failed" in reply.json()["error"]
 

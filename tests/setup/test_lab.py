@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import psutil
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 
+from tools.local_cluster import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN, ADDRESS, NOTEBOOK = "letmein", "127.0.0.1:1", "03_embedding.ipynb"
 START_S, CELL_S, STOP_S = 60, 60, 20
@@ -23,9 +24,7 @@ START_S, CELL_S, STOP_S = 60, 60, 20
 def lab(tmp_path_factory) -> Iterator[tuple[httpx.Client, Path]]:
     """Start it as a user does, without a browser; interrupt it as a user does."""
     runtime = tmp_path_factory.mktemp("runtime")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports(1)[0]
     options = f"--no-browser --port={port} --IdentityProvider.token={TOKEN}"
     running = subprocess.Popen(
         ["make", "lab", f"LAB_ARGS={options}"],

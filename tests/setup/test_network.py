@@ -49,6 +49,7 @@ def test_the_watch_sees_an_attempt(tmp_path: Path, attempt: str, whom: str) -> N
     assert seen.returncode == ATTEMPTS and f"tried to reach {whom} " in seen.stderr
 
 
+@pytest.mark.long  # .ci/run does the same with the whole series
 def test_embedding_the_sample_tries_no_network_call(tmp_path: Path) -> None:
     command = "doggos_helpers.embed --address local --images-per-class 1".split()
     seen = run(tmp_path, sys.executable, "-m", *command)

@@ -1,5 +1,8 @@
 """Choosing notebooks and parameters; nothing is executed here."""
 
+import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -10,6 +13,7 @@ from doggos_helpers import batch
 from doggos_helpers.batch import BatchSettings
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import SettingsError
+from tools.local_cluster import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,3 +107,34 @@ def test_our_files_hold_declared_parameters_with_good_values(file: Path) -> None
 
 def test_there_are_the_four_files_of_the_readme() -> None:
     assert {f.stem for f in FILES} == {"local", "gpu", "anyscale", "smoke"}
+
+
+@pytest.fixture
+def usual_port(monkeypatch, tmp_path: Path) -> Iterator[int]:
+    """Make a free port the usual one, and keep the locks away from other batches."""
+    port = free_ports(1)[0]
+    monkeypatch.delenv("DOGGOS_PORT", raising=False)
+    monkeypatch.setattr(Settings.model_fields["port"], "default", port)
+    Settings.model_rebuild(force=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield port
+    monkeypatch.undo()
+    Settings.model_rebuild(force=True)
+
+
+def test_two_batches_at_a_time_get_two_ports(usual_port: int, capsys) -> None:
+    with batch.own_port({}):
+        assert Settings().port == usual_port
+        with batch.own_port({}):
+            assert Settings().port != usual_port
+        assert Settings().port == usual_port
+    said = capsys.readouterr().out
+    assert said.startswith(f"Port {usual_port} is taken: the service will listen on ")
+
+
+def test_a_port_in_use_is_left_alone_and_a_named_one_taken(usual_port: int) -> None:
+    with socket.create_server(("127.0.0.1", usual_port)):
+        with batch.own_port({}):
+            assert Settings().port != usual_port
+        with batch.own_port({"port": usual_port}):
+            assert Settings().port == usual_port
