@@ -3,7 +3,6 @@
 import ast
 import gc
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,41 @@ def prepare_kernel() -> None:
     """Have the kernel explain missing names, and let go of what was interrupted.
 
     A NameError then names the cell of the notebook that makes the name. After an
-    interrupt, the frames of the cell would keep what they hold until the next error:
-    the workers of a Ray Data pipeline, too, and the same cell, run again, would wait
-    for their CPUs for ever. Harmless if called twice, and outside of IPython.
+    interrupt, the traceback would keep what the cell held until the next error: the
+    workers of a Ray Data pipeline, too, and the same cell, run again, would wait for
+    their CPUs for ever. Harmless if called twice, and outside of IPython.
     """
     if "IPython" not in sys.modules:
         return
     from IPython import get_ipython
 
     if shell := get_ipython():
-        shell.set_custom_exc((NameError, KeyboardInterrupt), _show)
+        shell.set_custom_exc((NameError,), _explain)
+        shell.events.register("post_run_cell", _let_go)
 
 
-def _show(
-    shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None
+def _explain(
+    shell: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None
 ) -> list[str]:
-    if isinstance(error, NameError):
-        hint = hint_for(error.name or "", shell.user_ns.get("In", []))
-        if hint:
-            error.add_note(hint)
+    if hint := hint_for(error.name or "", shell.user_ns.get("In", [])):
+        error.add_note(hint)
     lines: list[str] = shell.InteractiveTB.structured_traceback(
         kind, error, trace, tb_offset=tb_offset
     )
     shell._showtraceback(kind, error, lines)
-    if isinstance(error, KeyboardInterrupt):
-        traceback.clear_frames(trace)
-        gc.collect()
     return lines
+
+
+def _let_go(result: Any) -> None:
+    """Forget the traceback of an interrupted cell, which has been shown."""
+    from IPython import get_ipython
+
+    error, shell = result.error_in_exec, get_ipython()
+    if isinstance(error, KeyboardInterrupt) and shell:
+        error.__traceback__ = shell.InteractiveTB.tb = None
+        for name in ("last_exc", "last_value", "last_traceback"):
+            setattr(sys, name, None)
+        gc.collect()  # an actor pool and its operator refer to each other
 
 
 def hint_for(name: str, inputs: Sequence[str], folder: Path | None = None) -> str:
