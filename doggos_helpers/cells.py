@@ -38,7 +38,10 @@ def _explain(
 
 
 def _let_go(result: Any) -> None:
-    """Forget the traceback of an interrupted cell, which has been shown."""
+    """Forget the traceback of an interrupted cell, which has been shown.
+
+    Half an import is forgotten as well: else it would fail each time from now on.
+    """
     from IPython import get_ipython
 
     error, shell = result.error_in_exec, get_ipython()
@@ -47,6 +50,24 @@ def _let_go(result: Any) -> None:
         for name in ("last_exc", "last_value", "last_traceback"):
             setattr(sys, name, None)
         gc.collect()  # an actor pool and its operator refer to each other
+        if halves := forget_half_imports():
+            print(
+                f"The import of {', '.join(halves)} was interrupted. It begins anew;"
+                " if it fails, restart the kernel.",
+                file=sys.stderr,
+            )
+
+
+def forget_half_imports() -> list[str]:
+    """Forget the modules of packages whose import was broken off; return those.
+
+    Python forgets the package and keeps its modules. Then the next import finds them
+    loaded, and the package lacks them.
+    """
+    modules = [n for n in sys.modules if n.partition(".")[0] not in sys.modules]
+    for name in modules:
+        del sys.modules[name]
+    return sorted({name.partition(".")[0] for name in modules})
 
 
 def hint_for(name: str, inputs: Sequence[str], folder: Path | None = None) -> str:

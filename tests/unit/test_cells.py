@@ -1,11 +1,13 @@
 """The hint that a notebook gives for a name that isn't there yet."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from doggos_helpers.cells import assigned, hint_for
+from doggos_helpers.cells import assigned, forget_half_imports, hint_for
 
 IMPORTS, MAKES, USES = "import numpy as np", "a, b = 1, 2\nc = 3", "print(b)"
 
@@ -42,3 +44,25 @@ def test_what_counts_as_made_by_a_cell() -> None:
     source = "from x import y as z\nimport p.q\ndef f(): ...\nfor i in w: v: int = 1"
     assert assigned(source) == {"z", "p", "f", "i", "v"}
     assert assigned("%magic") == set()
+
+
+def test_an_import_that_was_interrupted_can_begin_anew(tmp_path, monkeypatch) -> None:
+    package = tmp_path / "halfway"
+    package.mkdir()
+    (package / "version.py").write_text("VERSION = 1\n")
+    (package / "first.py").write_text("import halfway.version\n")
+    (package / "second.py").write_text("import halfway\nV = halfway.version.VERSION\n")
+    begin, end = "from halfway import first\n", "from halfway import second\n"
+    (package / "__init__.py").write_text(f"{begin}raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("halfway")
+    (package / "__init__.py").write_text(begin + end)
+    importlib.invalidate_caches()
+    with pytest.raises(AttributeError, match="partially initialized"):
+        importlib.import_module("halfway")
+    assert forget_half_imports() == ["halfway"]
+    assert importlib.import_module("halfway").second.V == 1
+    assert forget_half_imports() == []
+    for name in [n for n in sys.modules if n.partition(".")[0] == "halfway"]:
+        monkeypatch.delitem(sys.modules, name)
