@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from doggos_helpers.config import Settings, environment
+from doggos_helpers.config import LOCAL, Settings, environment
 from doggos_helpers.errors import DoggosError, SettingsError, run_command
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -175,13 +175,15 @@ def run_notebook(
 def own_port(parameters: Mapping[str, Any]) -> Iterator[None]:
     """Give the service another port, for a block, where the usual one isn't free.
 
-    A port that somebody names stays. Of two batches on one machine, the lock gives
-    the usual port to one, before either service listens.
+    A port that somebody names stays, and so does that of a cluster that is joined: its
+    Serve may listen there already. Of two batches on one machine, the lock gives the
+    usual port to one, before either service listens.
     """
     from filelock import FileLock, Timeout
 
     usual = Settings.given()
-    if "port" in usual.model_fields_set | set(parameters):
+    joins = (parameters.get("address") or usual.address) != LOCAL
+    if joins or "port" in usual.model_fields_set | set(parameters):
         yield
         return
     lock = FileLock(Path(tempfile.gettempdir()) / f"doggos-{usual.port}.lock")

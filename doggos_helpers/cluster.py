@@ -11,6 +11,7 @@ from typing import Any
 
 from doggos_helpers.cells import prepare_kernel
 from doggos_helpers.config import (
+    LOCAL,
     TELEMETRY_OFF,
     Settings,
     environment,
@@ -21,8 +22,6 @@ from doggos_helpers.errors import ClusterError, run_command
 from doggos_helpers.nodes import growth_limits, live_nodes
 from doggos_helpers.plan import Node, WorkerPlan, plan_workers
 from doggos_helpers.runs import check_storage
-
-LOCAL = "local"
 
 
 @dataclass(frozen=True)

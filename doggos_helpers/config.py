@@ -27,6 +27,7 @@ DIGEST = "digest"
 PREDICTED, PROBABILITY = "predicted", "probability"
 SPLITS = ("train", "val", "test")
 SAMPLE = "sample"
+LOCAL = "local"  # the address of a Ray that is started here, for one process
 CHAMPION = "champion"
 PREFIX = "DOGGOS_"
 # What single commands add to these settings; their variables are known as well.

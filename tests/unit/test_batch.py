@@ -114,6 +114,7 @@ def usual_port(monkeypatch, tmp_path: Path) -> Iterator[int]:
     """Make a free port the usual one, and keep the locks away from other batches."""
     port = free_ports(1)[0]
     monkeypatch.delenv("DOGGOS_PORT", raising=False)
+    monkeypatch.setenv("DOGGOS_ADDRESS", "local")
     monkeypatch.setattr(Settings.model_fields["port"], "default", port)
     Settings.model_rebuild(force=True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -132,9 +133,12 @@ def test_two_batches_at_a_time_get_two_ports(usual_port: int, capsys) -> None:
     assert said.startswith(f"Port {usual_port} is taken: the service will listen on ")
 
 
-def test_a_port_in_use_is_left_alone_and_a_named_one_taken(usual_port: int) -> None:
+def test_a_port_in_use_is_left_alone_and_a_named_or_joined_one_kept(
+    usual_port: int,
+) -> None:
     with socket.create_server(("127.0.0.1", usual_port)):
         with batch.own_port({}):
             assert Settings().port != usual_port
-        with batch.own_port({"port": usual_port}):
-            assert Settings().port == usual_port
+        for given in ({"port": usual_port}, {"address": "192.0.2.1:6379"}):
+            with batch.own_port(given):
+                assert Settings().port == usual_port
