@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -24,6 +25,7 @@ from doggos_helpers.runs import read_json
 from doggos_helpers.table import stored_rows
 from tests.faults import services
 from tests.faults.case import Place
+from tools.local_cluster import free_ports
 
 START_S, END_S = 300, 60
 GO_ON = "Interrupted. Run the same command to go on."
@@ -138,6 +140,38 @@ def test_embed_goes_on_where_it_was_interrupted(place: Place) -> None:
 
 
 @pytest.mark.long
+def test_the_series_goes_on_after_its_notebook_was_interrupted(place: Place) -> None:
+    data, out = draw(place.folder / "dogs"), place.folder / "out"
+    settings = Settings(dataset=str(data), storage=str(place.storage))
+    options = (f"--dataset={data}", f"--out={out}", "--only=03", "--embed-batch-size=4")
+    with running(place, "batch", *options) as command:
+        pending = settings.embeddings_dir
+        command.wait_for(lambda: list(pending.glob("pending/**/*.parquet")))
+        assert command.interrupt() == 130
+        assert command.said().rstrip().endswith(GO_ON)
+    assert not (settings.embeddings_dir / "run.json").exists()
+
+    assert f"The executed notebooks are in {out}" in finish(place, "batch", *options)
+    counts = read_json(settings.embeddings_dir / "run.json", "03_embedding")["counts"]
+    assert counts["embedded"] == counts["manifest"] == 6 * EACH
+    assert not drafts(settings.embeddings_dir)
+
+
+@pytest.mark.long
+def test_the_sample_is_drawn_to_the_end_by_the_next_command(place: Place) -> None:
+    out = place.folder / "drawn"
+    options = ("--images-per-breed=60", f"--out={out}")
+    with running(place, "sample", *options) as command:
+        command.wait_for(lambda: list(place.folder.glob("**/*.jpg")))
+        assert command.interrupt() == 130
+        assert command.said().rstrip().endswith(GO_ON)
+    finish(place, "sample", *options)
+    images = [p for p in out.rglob("*.*") if p.suffix in (".jpg", ".png", ".webp")]
+    assert len(images) == pq.read_metadata(out / "attributes.parquet").num_rows == 960
+    assert not drafts(place.folder)
+
+
+@pytest.mark.long
 def test_train_registers_nothing_when_interrupted(place: Place) -> None:
     settings = services.embedded(place)
     options = (f"--epochs={EPOCHS}",)
@@ -185,7 +219,7 @@ def test_evaluate_leaves_nothing_half_written(place: Place) -> None:
 @pytest.mark.long
 def test_serve_takes_its_app_away(place: Place) -> None:
     services.embedded(place)
-    port = services.free_port()
+    port = free_ports(1)[0]
     options = (f"--champion={services.classifier(place)}", f"--port={port}")
     health = f"http://127.0.0.1:{port}/healthz"
     with running(place, "serve", *options) as command:
