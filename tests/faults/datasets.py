@@ -277,6 +277,7 @@ CASES = (
         printed_fix=False,
         cluster=True,
         after=counted(6 * EACH + 1, "test/corgi/c.jpg and train/corgi/0.jpg"),
+        long=True,
     ),
     Case(
         AREA,

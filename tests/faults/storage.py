@@ -246,6 +246,7 @@ CASES = (
         printed_fix=False,
         cluster=True,
         after=counted(6 * EACH),
+        long=True,
     ),
     Case(
         AREA,
