@@ -116,7 +116,7 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
         Predictor,
         fn_constructor_args=(str(folder), stage.threads),
         compute=ray.data.ActorPoolStrategy(size=stage.workers),
-        batch_size=None,  # whole blocks: a larger batch would gather them in one place
+        batch_size=None,  # whole blocks: they are small enough
         num_cpus=stage.cpus,
         memory=stage.memory or None,
     )
