@@ -2,8 +2,8 @@
 
 import contextlib
 import difflib
+import errno
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from doggos_helpers import ports
 from doggos_helpers.config import LOCAL, Settings, environment
 from doggos_helpers.errors import DoggosError, SettingsError, run_command
 
@@ -190,12 +191,12 @@ def own_port(parameters: Mapping[str, Any]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(lock.acquire(timeout=0))
-            with socket.socket() as probe:
-                probe.bind((usual.host, usual.port))
-        except (Timeout, OSError):  # another batch's, another user's, or in use
-            with socket.socket() as probe:
-                probe.bind((usual.host, 0))
-                port = probe.getsockname()[1]
+            _, problem = ports.bind(usual.host, usual.port)
+            taken = problem is not None and problem.errno == errno.EADDRINUSE
+        except (Timeout, OSError):  # another batch's, or another user's
+            taken = True
+        port, problem = ports.bind(usual.host, 0)
+        if taken and not problem:  # what is wrong with the host, notebook 06 says
             print(f"Port {usual.port} is taken: the service will listen on {port}.")
             held.enter_context(environment(DOGGOS_PORT=str(port)))
         yield

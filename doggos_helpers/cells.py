@@ -64,10 +64,17 @@ def forget_half_imports() -> list[str]:
     Python forgets the package and keeps its modules. Then the next import finds them
     loaded, and the package lacks them.
     """
-    modules = [n for n in sys.modules if n.partition(".")[0] not in sys.modules]
-    for name in modules:
+    halves = {name: half for name in sys.modules if (half := _missing_parent(name))}
+    for name in halves:
         del sys.modules[name]
-    return sorted({name.partition(".")[0] for name in modules})
+    return sorted(set(halves.values()))
+
+
+def _missing_parent(module: str) -> str:
+    """Return the outermost package of a module that isn't loaded, or nothing."""
+    parts = module.split(".")
+    parents = (".".join(parts[:i]) for i in range(1, len(parts)))
+    return next((name for name in parents if name not in sys.modules), "")
 
 
 def hint_for(name: str, inputs: Sequence[str], folder: Path | None = None) -> str:

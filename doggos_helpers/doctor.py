@@ -6,7 +6,6 @@ What needs no Ray comes first; what each node has to say for itself comes last.
 import contextlib
 import io
 import shutil
-import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from doggos_helpers import ports
 from doggos_helpers.cluster import connect, disconnect, is_connected
 from doggos_helpers.config import SAMPLE, Settings, token_source
 from doggos_helpers.dataset import build_manifest
@@ -159,18 +159,14 @@ def _tracking(settings: Settings) -> str:
 
 def _port(settings: Settings) -> str:
     where = f"{settings.host}:{settings.port}"
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ServiceError(
-                f"notebook 06 can't serve there ({error.strerror})",
-                where,
-                "End what listens there (it may be the app of notebook 06), or set"
-                " another port (DOGGOS_PORT)",
-            ) from None
+    _, error = ports.bind(settings.host, settings.port)
+    if error:
+        raise ServiceError(
+            f"notebook 06 can't serve there ({error.strerror})",
+            where,
+            "End what listens there (it may be the app of notebook 06), or set"
+            " another port (DOGGOS_PORT)",
+        )
     return f"{where} is free for the service"
 
 

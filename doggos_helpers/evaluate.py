@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 PROBABILITIES = "probabilities"
 PREDICTIONS, METRICS = "predictions.parquet", "metrics.json"
-BLOCK_ROWS = 4096
+BATCH_ROWS = 256
 
 
 class Predictor:
@@ -95,7 +95,7 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
     """Build the lazy pipeline: embeddings of images to predictions.
 
     Args:
-        test: The rows to predict, cut into at least one block a worker.
+        test: The rows to predict, cut into one block a worker.
         plan: Workers; prediction takes those of serving, on CPUs: the classifier is
             so small that a GPU would wait for its data.
         folder: Of the classifier.
@@ -104,9 +104,8 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
     import ray.data
 
     stage = plan.serve
-    count = max(min(stage.workers, len(test)), -(-len(test) // BLOCK_ROWS))
     blocks = []
-    for part in np.array_split(np.arange(len(test)), count):
+    for part in np.array_split(np.arange(len(test)), min(stage.workers, len(test))):
         rows = test.select(part)
         flat = pa.array(np.ascontiguousarray(rows.vectors).ravel())
         vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
@@ -116,7 +115,7 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
         Predictor,
         fn_constructor_args=(str(folder), stage.threads),
         compute=ray.data.ActorPoolStrategy(size=stage.workers),
-        batch_size=None,  # whole blocks: they are small enough
+        batch_size=BATCH_ROWS,
         num_cpus=stage.cpus,
         memory=stage.memory or None,
     )

@@ -80,7 +80,8 @@ def alone(settings: Settings, stage: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"Waiting for another {stage}, which writes to {settings.artefacts}.")
+        there = settings.artefacts
+        print(f"Waiting for another {stage}, which writes to {there}.", flush=True)
         try:
             lock.acquire(timeout=settings.wait_for_cluster_s)
         except Timeout:

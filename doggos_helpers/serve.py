@@ -7,7 +7,6 @@ import io
 import logging
 import re
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from pydantic import Field
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from doggos_helpers import errors
+from doggos_helpers import errors, ports
 from doggos_helpers.cluster import Cluster, connect, disconnect
 from doggos_helpers.config import Settings
 from doggos_helpers.deployments import IMAGES, application, beside, check_artefacts
@@ -170,14 +169,9 @@ def _one_machine(cluster: Cluster) -> bool:
 
 def _check_port(settings: Settings, or_serve: bool = False) -> None:
     """Raise unless the port is free, or `or_serve` and a Ray Serve listens there."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((settings.host, settings.port))
-            return
-    except OSError as caught:
-        error = caught
+    _, error = ports.bind(settings.host, settings.port)
+    if error is None:
+        return
     what = f"can't listen there ({error.strerror})"
     fix = "Set host to an address of this machine (DOGGOS_HOST)"
     if error.errno == errno.EACCES:
