@@ -23,6 +23,8 @@ from doggos_helpers.nodes import growth_limits, live_nodes
 from doggos_helpers.plan import Node, WorkerPlan, plan_workers
 from doggos_helpers.runs import check_storage
 
+ANSWER_S = 10
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -113,8 +115,8 @@ def _init(settings: Settings) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address and address != LOCAL:
         try:
-            _check_answers(address)
             with _quiet_driver():
+                _check_answers(address)
                 ray.init(address=address, **quiet, runtime_env=shipped())
             return False
         except (OSError, RuntimeError, ValueError, RayError) as error:
@@ -151,10 +153,31 @@ def _running_here() -> str:
 
 
 def _check_answers(address: str) -> None:
-    """Raise OSError where nothing listens; Ray itself would try for minutes."""
+    """Raise OSError where nothing, or no Ray, listens, or one with another token.
+
+    Ray itself would try for minutes, for ever, and for 20 seconds.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError, RayError
+
     host, _, port = address.rpartition(":")
-    if port.isdigit() and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    if not port.isdigit() or "://" in address:
+        return
+    socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    no_proxy = [("grpc.enable_http_proxy", 0)]  # as Ray has it
+    with init_grpc_channel(address, no_proxy) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(ANSWER_S)
+        except grpc.FutureTimeoutError:
+            raise TimeoutError("what listens there is no Ray, or hangs") from None
+    try:
+        GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)
+    except AuthenticationError as error:
+        raise PermissionError("it asks for a token that this process lacks") from error
+    except RayError:
+        pass  # what it is, `ray.init` says better
 
 
 @contextlib.contextmanager

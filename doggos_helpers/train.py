@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doggos_helpers.cluster import Cluster, connect, disconnect
-from doggos_helpers.config import EMBEDDING, SPLITS, Settings
+from doggos_helpers.config import EMBEDDING, SPLITS, Settings, environment
 from doggos_helpers.errors import DataError, run_command, unwrapped
 from doggos_helpers.nodes import wait_for
 from doggos_helpers.plan import WorkerPlan
@@ -172,10 +172,11 @@ def build_trainer(
 
 
 def fit(trainer: "TorchTrainer") -> "Result":
-    """Run `trainer.fit()`, and leave Ctrl-C as it was.
+    """Run `trainer.fit()` without its waits, and leave Ctrl-C as it was.
 
-    Ray Train installs a SIGINT handler that it never takes away, and that ends the
-    process with status 0.
+    An epoch's report waits until Ray Train asks the workers for it, every two seconds
+    by default. It also installs a SIGINT handler that it never takes away, and that
+    ends the process with status 0.
 
     Raises:
         DoggosError: One that a worker raised, as itself.
@@ -183,7 +184,7 @@ def fit(trainer: "TorchTrainer") -> "Result":
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with unwrapped():
+        with unwrapped(), environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2"):
             return trainer.fit()
     except SystemExit:
         raise KeyboardInterrupt from None

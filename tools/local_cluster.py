@@ -30,7 +30,7 @@ FOLDER = ROOT / "build" / "cluster"
 HOST = "127.0.0.1"
 WORKERS, CPUS = 2, 2
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
-START_S, STOP_S = 300, 8
+START_S, STOP_S = 300, 5
 NODE_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # `ray start` would still report, once, that reports are off: send that nowhere.

@@ -1,15 +1,17 @@
 """Cases: settings, and what they ask of a cluster."""
 
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
 
 from doggos_helpers.config import Settings
 from tests.faults.case import Case, Outcome, Place
+from tests.faults.hub import silent_hub
 from tests.faults.models import photographs
 from tests.synthetic import write_embeddings
 
 QUERY = ["search", "--text", "a black dog"]
 ANSWER_S = 3
-REFUSED_S = 60  # of which connecting to Ray takes most
+REFUSED_S = 30  # of which connecting to Ray takes most
 
 
 def index(place: Place) -> Settings:
@@ -39,6 +41,11 @@ def embedding(*options: str, **variables: str) -> Callable[[Place], Sequence[str
         return ["embed", *options]
 
     return provoke
+
+
+def another_program(place: Place) -> Sequence[str]:
+    """Connect to a server that isn't Ray's and says nothing."""
+    return embedding(DOGGOS_ADDRESS=urlsplit(silent_hub()).netloc)(place)
 
 
 def parameters(content: str) -> Callable[[Place], Sequence[str]]:
@@ -215,10 +222,22 @@ OF_CLUSTERS = (
     ),
     Case(
         area="Cluster",
+        name="another program at the cluster's address",
+        provoke=another_program,
+        code=6,
+        message="no Ray cluster answers (what listens there is no Ray, or hangs)",
+        cause="The port belongs to something else, such as the dashboard.",
+        fix="Check DOGGOS_ADDRESS or RAY_ADDRESS",
+        own_process=True,
+        after=refused_without_waiting,
+        long=True,
+    ),
+    Case(
+        area="Cluster",
         name="another cluster's token",
         provoke=embedding(RAY_AUTH_TOKEN="0" * 64),
         code=6,
-        message="no Ray cluster answers",
+        message="no Ray cluster answers (it asks for a token that this process lacks)",
         cause="The cluster asks for a token, and this process has another one or none.",
         fix="where it asks for a token, RAY_AUTH_MODE=token",
         cluster=True,

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from doggos_helpers.embed import build_pipeline, embed
 from doggos_helpers.errors import StorageError
 from doggos_helpers.images import decode
 from doggos_helpers.sample import write_dataset
-from doggos_helpers.table import embeddings_file, read_embeddings
+from doggos_helpers.table import embeddings_file, read_embeddings, read_record
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,29 @@ def settings(cluster, dogs, tmp_path) -> Settings:
     )
 
 
-def test_every_path_has_an_embedding_or_a_reason(cluster, settings):
-    run = embed(settings, cluster[1])
+@pytest.fixture(scope="module")
+def embedded(cluster, dogs, tmp_path_factory) -> Settings:
+    """Embed once, for all tests that look at the result or go on from it."""
+    changes = {"dataset": str(dogs), "storage": str(tmp_path_factory.mktemp("all"))}
+    settings = cluster[0].model_copy(update=changes)
+    embed(settings, cluster[1])
+    return settings
+
+
+@pytest.fixture
+def own(embedded, dogs, tmp_path) -> Settings:
+    """Copy images and embeddings, for a test that changes them."""
+    shutil.copytree(dogs, tmp_path / "dogs")
+    settings = embedded.model_copy(
+        update={"dataset": str(tmp_path / "dogs"), "storage": str(tmp_path / "own")}
+    )
+    shutil.copytree(embedded.embeddings_dir, settings.embeddings_dir)
+    return settings
+
+
+def test_every_path_has_an_embedding_or_a_reason(embedded):
+    settings = embedded
+    run = read_record(settings)
     manifest = build_manifest(settings)
     table = pq.read_table(embeddings_file(settings)).to_pandas()
     counts = run["counts"]
@@ -54,11 +76,10 @@ def test_every_path_has_an_embedding_or_a_reason(cluster, settings):
     assert bad.reason["cut.jpg"].startswith(("broken image", "not an image"))
     assert run["fingerprint"] == manifest.fingerprint
     assert sum(run["nodes"].values()) == counts["manifest"]
-    assert json.loads((settings.embeddings_dir / "run.json").read_text()) == run
 
 
-def test_embeddings_are_those_of_the_encoder_and_keep_their_path(cluster, settings):
-    embed(settings, cluster[1])
+def test_embeddings_are_those_of_the_encoder_and_keep_their_path(embedded):
+    settings = embedded
     rows = read_embeddings(settings)
     encoder = ClipEncoder("sample", threads=2)
     root = build_manifest(settings).root
@@ -71,14 +92,10 @@ def test_embeddings_are_those_of_the_encoder_and_keep_their_path(cluster, settin
     assert set(test.splits) == {"test"} and 0 < len(test) < len(rows)
 
 
-def test_a_second_run_computes_only_what_is_new_changed_or_bad(
-    cluster, settings, dogs, tmp_path
-):
-    own = tmp_path / "own"
-    shutil.copytree(dogs, own)
-    settings = settings.model_copy(update={"dataset": str(own)})
-    total = embed(settings, cluster[1])["counts"]["manifest"]
-    folder = sorted((own / "train").iterdir())[1]
+def test_a_second_run_computes_only_what_is_new_changed_or_bad(cluster, own):
+    settings = own
+    total = read_record(settings)["counts"]["manifest"]
+    folder = sorted((Path(own.dataset) / "train").iterdir())[1]
     images = sorted(folder.iterdir())
     buffer = io.BytesIO()
     Image.new("RGB", (120, 90), "red").save(buffer, "JPEG")
@@ -86,7 +103,9 @@ def test_a_second_run_computes_only_what_is_new_changed_or_bad(
     images[1].unlink()  # gone
     (folder / "new.jpg").write_bytes(buffer.getvalue() + b"\0")  # new
     before = {str(p): v for p, v in zip(*_rows(settings), strict=True)}
-    counts = embed(settings, cluster[1])["counts"]
+    run = embed(settings, cluster[1])
+    assert json.loads((settings.embeddings_dir / "run.json").read_text()) == run
+    counts = run["counts"]
     assert counts["computed"] == 2 + 3  # and the three bad ones are tried again
     assert counts["manifest"] == total
     after = {str(p): v for p, v in zip(*_rows(settings), strict=True)}
@@ -119,20 +138,18 @@ def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
     assert not pending.exists()
 
 
-def test_nothing_to_do_leaves_the_artefact_alone(cluster, settings, dogs, tmp_path):
-    own = tmp_path / "clean"
-    shutil.copytree(dogs, own)
+def test_nothing_to_do_leaves_the_artefact_alone(cluster, own):
     for name in ("empty.jpg", "page.png", "cut.jpg"):
-        next(own.rglob(name)).unlink()
-    settings = settings.model_copy(update={"dataset": str(own)})
-    first = embed(settings, cluster[1])
-    stamp = embeddings_file(settings).stat().st_mtime_ns
-    assert embed(settings, cluster[1]) == first
-    assert embeddings_file(settings).stat().st_mtime_ns == stamp
+        next(Path(own.dataset).rglob(name)).unlink()
+    first = embed(own, cluster[1])
+    assert first["counts"]["computed"] == first["counts"]["errors"] == 0
+    stamp = embeddings_file(own).stat().st_mtime_ns
+    assert embed(own, cluster[1]) == first
+    assert embeddings_file(own).stat().st_mtime_ns == stamp
 
 
-def test_another_precision_starts_over(cluster, settings):
-    embed(settings, cluster[1])
+def test_another_precision_starts_over(cluster, own):
+    settings = own
     lower = settings.model_copy(update={"dtype": "bfloat16"})
     from doggos_helpers.plan import plan_workers
 

@@ -24,7 +24,12 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / "no_network.py"), *command],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "LANG": "C.UTF-8"},
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "RES_OPTIONS": "timeout:1 attempts:1",  # of names; there are none here
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
