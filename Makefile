@@ -14,7 +14,7 @@ lab: export PYTHONSTARTUP ?= $(CURDIR)/tools/kernel_startup.py
 tutorial:  ## run the notebooks into build/tutorial
 	@$(call run) doggos_helpers.batch $(options)
 test:  ## unit tests, tests on a local Ray, the notebooks on a cluster of three nodes
-	@$(call run,dev) pytest -m "not long"
+	@$(call run,dev) pytest -n 2 -m "not long"
 test-long:  ## everything, with what takes too long for a user
 	@$(call run,dev) pytest
 lint:

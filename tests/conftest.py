@@ -10,12 +10,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# In this order cheap tests fail first, and no two Rays of ours run at once.
+# In this order cheap tests fail first.
 ORDER = ("unit", "setup", "ray", "faults", "cluster", "notebooks")
+RAYS = ("ray/", "faults/", "cluster/", "notebooks/test_execute", "setup/test_lab")
+UNTOUCHED = "test_untouched.py"
 CANARY = "canary"
 
 sys.path.insert(0, str(ROOT))  # for the folder tools/, which is not installed
@@ -28,8 +31,9 @@ def _isolate() -> Path:
     for name in [n for n in os.environ if n.startswith(("DOGGOS_", "RAY_", "MLFLOW_"))]:
         if not name.startswith("DOGGOS_TEST_"):
             del os.environ[name]
-    home = session / "home"
-    (home / ".doggos").mkdir(parents=True)
+    # One for all processes that share the tests; the first of them makes it.
+    home = Path(os.environ.setdefault("DOGGOS_TEST_HOME", str(session / "home")))
+    (home / ".doggos").mkdir(parents=True, exist_ok=True)
     (home / ".doggos" / CANARY).touch()
     os.environ |= {
         "HOME": str(home),
@@ -50,16 +54,41 @@ def session_folder() -> Path:
     return SESSION
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the folders of tests by `ORDER`, and the check of the home folder last."""
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Sort the folders of tests by `ORDER`, and the check of the home folder last.
 
-    def rank(item: pytest.Item) -> int:
-        if item.path.name == "test_untouched.py":
-            return len(ORDER)
-        part = item.path.relative_to(ROOT / "tests").parts[0]
-        return ORDER.index(part) if part in ORDER else 0
+    Where processes share the tests, those that start a Ray come first: they are most
+    of the work, and all of one process.
+    """
+    shared = hasattr(config, "workerinput")
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        part = item.nodeid.split("/")[1]
+        last = part.startswith(UNTOUCHED)
+        place = ORDER.index(part) if part in ORDER else 0
+        return shared and not starts_ray(item.nodeid), len(ORDER) if last else place
 
     items.sort(key=rank)
+
+
+def starts_ray(nodeid: str) -> bool:
+    """Whether a test starts a Ray, or looks at what others leave on the machine."""
+    name = nodeid.removeprefix("tests/")
+    return name.startswith((*RAYS, UNTOUCHED)) and "::test_before_ray" not in name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process take all tests that start a Ray: no two Rays run at once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if starts_ray(nodeid) else nodeid.partition("::")[0]
+
+    return OneRay(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

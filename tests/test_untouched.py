@@ -3,6 +3,6 @@
 from pathlib import Path
 
 
-def test_the_users_storage_is_untouched(session_folder: Path) -> None:
-    default = session_folder / "home" / ".doggos"  # where `local_home()` points
+def test_the_users_storage_is_untouched() -> None:
+    default = Path.home() / ".doggos"  # where `local_home()` points
     assert [path.name for path in default.rglob("*")] == ["canary"]
