@@ -151,7 +151,7 @@ def _model(settings: Settings) -> str:
 
 
 def _tracking(settings: Settings) -> str:
-    from doggos_helpers.registry import open_tracking
+    from doggos_helpers.tracking import open_tracking
 
     open_tracking(settings.tracking)
     return settings.tracking

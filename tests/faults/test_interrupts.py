@@ -19,10 +19,11 @@ from PIL import Image
 
 from doggos_helpers.config import Settings
 from doggos_helpers.dataset import build_manifest
-from doggos_helpers.evaluate import read_predictions
-from doggos_helpers.registry import open_tracking, versions
+from doggos_helpers.prediction import read_predictions
+from doggos_helpers.registry import versions
 from doggos_helpers.runs import read_json
 from doggos_helpers.table import stored_rows
+from doggos_helpers.tracking import open_tracking
 from tests.faults import services
 from tests.faults.case import Place
 from tools.local_cluster import free_ports

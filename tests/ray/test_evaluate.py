@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from doggos_helpers import registry
+from doggos_helpers import registry, tracking
 from doggos_helpers.classifier import (
     Classifier,
     check_encoder,
@@ -16,7 +16,8 @@ from doggos_helpers.classifier import (
     save,
 )
 from doggos_helpers.errors import DataError, ModelError, StorageError
-from doggos_helpers.evaluate import evaluate, read_predictions
+from doggos_helpers.evaluate import evaluate
+from doggos_helpers.prediction import read_predictions
 from doggos_helpers.table import read_embeddings
 from tests.synthetic import CLASSES, write_embeddings
 
@@ -54,7 +55,7 @@ def make_champion(settings, classes=CLASSES, width=None):
     about = {"fingerprint": "synthetic", "encoder": "synthetic"}
     about |= {"val_loss": 0.1, "epoch": 1}
     save(model, folder, classes, **about)
-    with registry.tracked_run(settings) as run_id:
+    with tracking.tracked_run(settings) as run_id:
         registry.register(settings, run_id, folder)
 
 

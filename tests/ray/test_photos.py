@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from doggos_helpers.embed import embed
-from doggos_helpers.evaluate import evaluate, read_predictions
+from doggos_helpers.evaluate import evaluate
 from doggos_helpers.files import read_bytes
 from doggos_helpers.images import upright
+from doggos_helpers.prediction import read_predictions
 from doggos_helpers.serve import start, stop
 from doggos_helpers.table import embeddings_file
 from doggos_helpers.train import train

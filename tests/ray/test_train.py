@@ -7,19 +7,14 @@ import signal
 import numpy as np
 import pytest
 
-from doggos_helpers import registry, train_loop
+from doggos_helpers import registry, tracking, train_loop
 from doggos_helpers.classifier import load, predict_probabilities
 from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
 from doggos_helpers.nodes import live_nodes
 from doggos_helpers.plan import plan_workers
 from doggos_helpers.table import read_embeddings
-from doggos_helpers.train import (
-    build_trainer,
-    conclude,
-    fit,
-    make_datasets,
-    train,
-)
+from doggos_helpers.train import conclude, train
+from doggos_helpers.trainer import build_trainer, fit, make_datasets
 from tests.synthetic import CLASSES, write_embeddings
 
 EPOCHS = 4
@@ -80,7 +75,7 @@ def test_the_figures_are_those_of_the_registered_classifier(run, settings):
 
 
 def test_mlflow_has_the_epochs_and_the_best(run, settings):
-    client = registry.open_tracking(settings.tracking)
+    client = tracking.open_tracking(settings.tracking)
     logged = client.get_metric_history(run["mlflow_run"], "val_loss")
     assert [m.value for m in logged] == [m["val_loss"] for m in run["history"]]
     found = client.get_run(run["mlflow_run"])
@@ -124,7 +119,7 @@ def test_after_a_worker_died_the_same_figures_come_out(run, cluster, settings):
             train_loop._report = whole
 
     embeddings = read_embeddings(settings)
-    with registry.tracked_run(settings) as run_id:
+    with tracking.tracked_run(settings) as run_id:
         trainer = build_trainer(settings, cluster[1].plan, embeddings, run_id)
         trainer.train_loop_per_worker = dies_once
         result = fit(trainer)
@@ -144,7 +139,7 @@ def test_a_loss_that_is_no_number_ends_the_training(cluster, settings):
     cause = user_cause(error.value)
     assert cause is not None and cause.exit_code == 4
     assert "no longer a number" in str(cause) and "learning_rate" in str(cause)
-    client = registry.open_tracking(settings.tracking)
+    client = tracking.open_tracking(settings.tracking)
     experiments = [e.experiment_id for e in client.search_experiments()]
     last = client.search_runs(experiments, order_by=["start_time DESC"])[0]
     assert last.info.status == "FAILED"

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from doggos_helpers import registry
+from doggos_helpers import registry, tracking
 from doggos_helpers.classifier import LABELS, Classifier, load, save
 from doggos_helpers.config import Settings
 from doggos_helpers.errors import ModelError, StorageError
@@ -19,7 +19,7 @@ CLASSES = ["akita", "beagle"]
 def database(tmp_path_factory):
     """One migrated database for the module: making it takes seconds."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/new folder/mlflow.db"
-    registry.open_tracking(uri)
+    tracking.open_tracking(uri)
     return uri
 
 
@@ -44,7 +44,7 @@ def train(
     about = {"fingerprint": fingerprint, "val_loss": val_loss, "epoch": 3}
     about["encoder"] = encoder
     save(model, folder, classes, **about)
-    with registry.tracked_run(settings, epochs=3) as run_id:
+    with tracking.tracked_run(settings, epochs=3) as run_id:
         return registry.register(settings, run_id, folder), run_id
 
 
@@ -56,7 +56,7 @@ def test_the_first_is_champion_and_lies_under_the_storage(settings):
     assert folder.is_relative_to(settings.training_dir / "mlflow")
     assert sorted(p.suffix for p in folder.iterdir()) == [".json", ".safetensors"]
     assert load(folder)[1] == CLASSES
-    run = registry.open_tracking(settings.tracking).get_run(run_id)
+    run = tracking.open_tracking(settings.tracking).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best_val_loss"] == 0.5
     assert run.data.params["epochs"] == "3"
@@ -130,19 +130,19 @@ def test_a_champion_of_another_pair_is_left_alone(settings, tmp_path):
     [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")],
 )
 def test_an_error_ends_the_run(settings, error, status):
-    with pytest.raises(error), registry.tracked_run(settings) as run_id:
+    with pytest.raises(error), tracking.tracked_run(settings) as run_id:
         raise error
-    run = registry.open_tracking(settings.tracking).get_run(run_id)
+    run = tracking.open_tracking(settings.tracking).get_run(run_id)
     assert run.info.status == status
 
 
 def test_the_figures_of_each_epoch_are_logged_by_run_id(settings):
-    with registry.tracked_run(settings) as run_id:
-        callback = registry.EpochLogger(settings.tracking, run_id)
+    with tracking.tracked_run(settings) as run_id:
+        callback = tracking.EpochLogger(settings.tracking, run_id)
         for epoch, loss in ((1, 0.9), (2, 0.7)):
             metrics = {"epoch": epoch, "val_loss": loss, "nodes": {"n": 1}}
             callback.after_report(None, [metrics, metrics], None)
-    history = registry.open_tracking(settings.tracking).get_metric_history(
+    history = tracking.open_tracking(settings.tracking).get_metric_history(
         run_id, "val_loss"
     )
     assert [(m.step, m.value) for m in history] == [(1, 0.9), (2, 0.7)]
@@ -154,13 +154,13 @@ def test_a_tracking_address_that_does_not_work_is_named_at_once(tmp_path, uri):
     uri = uri.format(tmp_path)
     started = time.monotonic()
     with pytest.raises(StorageError, match="MLflow can't be used") as error:
-        registry.open_tracking(uri)
+        tracking.open_tracking(uri)
     assert uri in str(error.value) and "tracking_uri" in str(error.value)
     assert time.monotonic() - started < 60  # MLflow alone would try for minutes
 
 
 def test_a_new_database_is_made_without_a_word(tmp_path, capfd, caplog):
     with caplog.at_level(logging.INFO):
-        registry.open_tracking(f"sqlite:///{tmp_path}/mlflow.db")
+        tracking.open_tracking(f"sqlite:///{tmp_path}/mlflow.db")
     assert (tmp_path / "mlflow.db").is_file()
     assert "".join(capfd.readouterr()) == "" and caplog.text == ""
