@@ -23,16 +23,12 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-from sample_clip.data import KEYS, Pool, make_pool  # noqa: E402
-
-from doggos_helpers.clip import ClipEncoder, load_preprocessing  # noqa: E402
-from doggos_helpers.images import decode  # noqa: E402
-from doggos_helpers.sample import BREEDS, MODEL_DIR, write_dataset  # noqa: E402
-from doggos_helpers.sample.breeds import TABLE  # noqa: E402
-from doggos_helpers.sample.captions import WORDS, caption, prompt  # noqa: E402
+from doggos_helpers.clip.encoder import ClipEncoder, load_preprocessing
+from doggos_helpers.data.images import decode
+from doggos_sample import BREEDS, MODEL_DIR, write_dataset
+from doggos_sample.breeds import TABLE
+from doggos_sample.captions import WORDS, caption, prompt
+from doggos_sample.train.data import KEYS, Pool, make_pool
 
 SEED = 2_000_000
 RENDERS, QUERIES, TOP = 2_000, 40, 10
@@ -153,7 +149,7 @@ def warned(encoder: ClipEncoder) -> str:
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore
-    logger = logging.getLogger("doggos_helpers.clip")
+    logger = logging.getLogger("doggos_helpers.clip.encoder")
     logger.addHandler(handler)
     encoder.encode_texts(["a purple dog on a skateboard"])
     logger.removeHandler(handler)

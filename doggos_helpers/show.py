@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doggos_helpers.config import Settings
-from doggos_helpers.files import read_bytes
-from doggos_helpers.images import BadImage, upright
-from doggos_helpers.search import Match
+from doggos_helpers.data.files import read_bytes
+from doggos_helpers.data.images import BadImage, upright
+from doggos_helpers.search.index import Match
+from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 THUMBNAIL = 160
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from doggos_helpers.config import Settings
-from doggos_helpers.runs import write_run
+from doggos_helpers.artefacts import write_run
+from doggos_helpers.settings import Settings
 
 CLASSES = ("akita", "beagle", "corgi", "dachshund", "pug", "samoyed")
 

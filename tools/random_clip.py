@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from doggos_helpers.sample import MODEL_DIR
+from doggos_sample import MODEL_DIR
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from doggos_helpers.images import upright
-from doggos_helpers.sample import BREEDS, write_dataset
+from doggos_helpers.data.images import upright
+from doggos_sample import BREEDS, write_dataset
 
 SIZE, COLUMNS, EACH = 150, 8, 4
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from doggos_helpers.config import Settings
 from doggos_helpers.errors import SettingsError, run_command, without_secrets
-from doggos_helpers.sample import VERSION
-from doggos_helpers.sample.job import MOST, Job
-from doggos_helpers.sample.writer import write
+from doggos_helpers.settings import Settings
+from doggos_sample import VERSION
+from doggos_sample.job import MOST, Job
+from doggos_sample.writer import write
 
 
 class SampleSettings(Settings):

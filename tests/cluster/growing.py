@@ -9,11 +9,12 @@ import ray
 from ray.core.generated import autoscaler_pb2
 from ray.experimental import internal_kv
 
-from doggos_helpers.cluster import connect, disconnect
-from doggos_helpers.config import Settings
+from doggos_helpers.cluster.connect import connect, disconnect
+from doggos_helpers.cluster.nodes import live_nodes
+from doggos_helpers.cluster.plan import StagePlan, fits
+from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.nodes import live_nodes, wait_for
-from doggos_helpers.plan import StagePlan, fits
+from doggos_helpers.settings import Settings
 
 WORKER = {"CPU": 4, "GPU": 2}
 MOST = 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers.cluster import shipped
+from doggos_helpers.cluster.connect import shipped
 from tools.local_cluster import LocalCluster, local_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +31,8 @@ for node in ray.nodes():
     print("seen", json.dumps(ray.get(task.remote())))
 """
 CONNECT = """
-from doggos_helpers.cluster import connect
-from doggos_helpers.config import Settings
+from doggos_helpers.cluster.connect import connect
+from doggos_helpers.settings import Settings
 connect(Settings())
 """
 BARE = "import ray; ray.init(log_to_driver=False)\n"

@@ -21,7 +21,7 @@ def in_process(command: Sequence[str], variables, monkeypatch, capfd) -> Outcome
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", [stage, *options])
-    main = importlib.import_module(f"doggos_helpers.{stage}").main
+    main = importlib.import_module(f"doggos_helpers.{stage}.__main__").main
     capfd.readouterr()
     started = time.monotonic()
     with pytest.raises(SystemExit) as ended:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from doggos_helpers.cluster import disconnect
+from doggos_helpers.cluster.connect import disconnect
 from tools.local_cluster import local_cluster
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from doggos_helpers.config import SPLITS
+from doggos_helpers.data.manifest import SPLITS
 from tests.faults.case import Case, Outcome, Place
 from tools.local_cluster import free_ports
 

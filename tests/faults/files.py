@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from doggos_helpers.images import MAX_PIXELS
+from doggos_helpers.data.images import MAX_PIXELS
 
 TALL = (40, 60)  # upright; turned it is 60 wide
 

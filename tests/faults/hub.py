@@ -11,7 +11,7 @@ import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from doggos_helpers.sample import MODEL_DIR
+from doggos_sample import MODEL_DIR
 from tests.faults.case import Place
 from tools.local_cluster import free_ports
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from doggos_helpers.sample import MODEL_DIR
+from doggos_sample import MODEL_DIR
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.hub import hub_model, hub_without_models, no_hub, silent_hub
 

@@ -9,13 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from doggos_helpers.classifier import LABELS, WEIGHTS, Classifier, save
-from doggos_helpers.clip import model_fingerprint
-from doggos_helpers.config import Settings
-from doggos_helpers.registry import register
-from doggos_helpers.runs import read_json, write_json
-from doggos_helpers.table import read_embeddings
-from doggos_helpers.tracking import open_tracking, tracked_run
+from doggos_helpers.artefacts import read_json, write_json
+from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.embed.table import read_embeddings
+from doggos_helpers.settings import Settings
+from doggos_helpers.train.classifier import LABELS, WEIGHTS, Classifier, save
+from doggos_helpers.train.registry import register
+from doggos_helpers.train.tracking import open_tracking, tracked_run
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.hub import no_hub, silent_hub
 from tests.synthetic import CLASSES, write_embeddings

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
-from doggos_helpers.config import Settings
+from doggos_helpers.settings import Settings
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.hub import silent_hub
 from tests.faults.models import photographs

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from doggos_helpers.clip import model_fingerprint
-from doggos_helpers.config import DIGEST, Settings
-from doggos_helpers.dataset import build_manifest
-from doggos_helpers.runs import write_json, write_run
-from doggos_helpers.table import embeddings_file
+from doggos_helpers.artefacts import write_json, write_run
+from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.data.manifest import build_manifest
+from doggos_helpers.embed.table import DIGEST, embeddings_file
+from doggos_helpers.settings import Settings
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.datasets import EACH, counted, dogs, embed
 
@@ -27,8 +27,8 @@ SMALL = "size=96k"
 MANY_BAD = 40
 HOLD = """
 import sys, time
-from doggos_helpers.config import Settings
-from doggos_helpers.runs import alone
+from doggos_helpers.settings import Settings
+from doggos_helpers.artefacts import alone
 with alone(Settings(dataset=sys.argv[1]), "embed"):
     print("holding", flush=True)
     time.sleep(120)

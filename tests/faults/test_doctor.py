@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers import doctor
-from doggos_helpers.config import Settings
-from doggos_helpers.doctor import Finding, examine
+from doggos_helpers.cluster import doctor
+from doggos_helpers.cluster.doctor import Finding, examine
+from doggos_helpers.settings import Settings
 from tools.local_cluster import free_ports, local_cluster
 
 LOCAL_CHECKS = ["Python", "versions", "storage", "data set", "model", "MLflow", "port"]

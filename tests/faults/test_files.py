@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from doggos_helpers.config import Settings
-from doggos_helpers.dataset import build_manifest
-from doggos_helpers.table import embeddings_file
+from doggos_helpers.data.manifest import build_manifest
+from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.settings import Settings
 from tests.faults.commands import in_its_own
 from tests.faults.datasets import dogs
 from tests.faults.files import FILES, JPEG, huge
@@ -101,8 +101,9 @@ def test_a_file_that_may_not_be_read_and_one_that_vanished_have_reasons(tmp_path
     asked = f"""
 import sys
 sys.path.insert(0, {str(os.getcwd())!r})
-from doggos_helpers.images import BadImage
-from doggos_helpers.files import list_files, read_bytes
+from doggos_helpers.data.images import BadImage
+from doggos_helpers.data.files import list_files
+from doggos_helpers.data.files import read_bytes
 root = {str(root)!r}
 print(len(list_files(root)))
 for name in ({UNREADABLE!r}, "vanished.jpg"):
@@ -128,7 +129,8 @@ for name in ({UNREADABLE!r}, "vanished.jpg"):
 def test_a_decompression_bomb_is_refused_before_it_takes_memory(tmp_path):
     asked = """
 import resource, sys
-from doggos_helpers.images import BadImage, upright
+from doggos_helpers.data.images import BadImage
+from doggos_helpers.data.images import upright
 import PIL.Image, numpy
 data = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

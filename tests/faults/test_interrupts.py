@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from doggos_helpers.config import Settings
-from doggos_helpers.dataset import build_manifest
-from doggos_helpers.prediction import read_predictions
-from doggos_helpers.registry import versions
-from doggos_helpers.runs import read_json
-from doggos_helpers.table import stored_rows
-from doggos_helpers.tracking import open_tracking
+from doggos_helpers.artefacts import read_json
+from doggos_helpers.data.manifest import build_manifest
+from doggos_helpers.embed.table import stored_rows
+from doggos_helpers.evaluate.prediction import read_predictions
+from doggos_helpers.settings import Settings
+from doggos_helpers.train.registry import versions
+from doggos_helpers.train.tracking import open_tracking
 from tests.faults import services
 from tests.faults.case import Place
 from tools.local_cluster import free_ports

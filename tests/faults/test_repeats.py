@@ -24,15 +24,15 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
 
-from doggos_helpers.batch import declared_parameters
-from doggos_helpers.cells import assigned
-from doggos_helpers.clip import ClipEncoder
-from doggos_helpers.config import Settings
-from doggos_helpers.evaluate import METRICS
-from doggos_helpers.files import read_bytes
-from doggos_helpers.images import BadImage, decode
-from doggos_helpers.runs import read_json
-from doggos_helpers.table import embeddings_file
+from doggos_helpers.artefacts import read_json
+from doggos_helpers.batch.notebooks import declared_parameters
+from doggos_helpers.clip.encoder import ClipEncoder
+from doggos_helpers.cluster.kernel import assigned
+from doggos_helpers.data.files import read_bytes
+from doggos_helpers.data.images import BadImage, decode
+from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.evaluate.stage import METRICS
+from doggos_helpers.settings import Settings
 from tests.notebooks.copies import NOTEBOOKS, ROOT, read
 from tools.local_cluster import free_ports
 

@@ -17,8 +17,8 @@ import pytest
 from copies import NOTEBOOKS, REJECTED, ROOT, exercises, make_copies, read
 from nbformat import NotebookNode
 
-from doggos_helpers.cluster import disconnect
-from doggos_helpers.config import Settings
+from doggos_helpers.cluster.connect import disconnect
+from doggos_helpers.settings import Settings
 from tools.local_cluster import free_ports, local_cluster
 
 COPIES = ROOT / "build" / "notebooks"

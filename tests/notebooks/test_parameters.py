@@ -14,7 +14,7 @@ use_gpu: str = ""  # yes, no, empty: where there is one
 epochs: int = 0  # 0: DOGGOS_EPOCHS, else the default
 seed: str = ""  # empty: DOGGOS_SEED, else 0"""
 USE = """import json
-from doggos_helpers.config import Settings
+from doggos_helpers.settings import Settings
 settings = Settings.given(dataset=dataset, use_gpu=use_gpu, epochs=epochs, seed=seed)
 shown = settings.model_dump(include={"dataset", "use_gpu", "epochs", "seed"})
 print(json.dumps(shown))"""

@@ -9,7 +9,7 @@ import pytest
 from copies import NOTEBOOKS, exercises, read, tags
 from nbformat import NotebookNode
 
-from doggos_helpers.config import Settings
+from doggos_helpers.settings import Settings
 
 NAMES = ("local_run", "cluster_connection", "embedding")
 NAMES += ("training", "evaluation", "serving")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers.cluster import Cluster, connect, disconnect
-from doggos_helpers.config import Settings
+from doggos_helpers.cluster.connect import Cluster, connect, disconnect
+from doggos_helpers.settings import Settings
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from doggos_helpers import nodes
-from doggos_helpers.cluster import connect
-from doggos_helpers.config import Settings
+from doggos_helpers.cluster import waiting
+from doggos_helpers.cluster.connect import connect
+from doggos_helpers.cluster.nodes import this_node
+from doggos_helpers.cluster.plan import plan_workers
+from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.nodes import this_node, wait_for
-from doggos_helpers.plan import plan_workers
+from doggos_helpers.settings import Settings
 from tools.local_cluster import free_ports
 
 
@@ -45,7 +46,7 @@ def test_workers_wait_for_other_work_to_end_and_say_so(cluster, capsys, monkeypa
 
     settings, connected = cluster
     plan = connected.plan
-    monkeypatch.setattr(nodes, "SAY_AFTER_S", 0)
+    monkeypatch.setattr(waiting, "SAY_AFTER_S", 0)
 
     @ray.remote(num_cpus=sum(node.cpus for node in connected.nodes))
     class Holder:
@@ -97,7 +98,7 @@ def test_the_doctor_names_an_address_where_nothing_listens(tmp_path):
 def test_the_doctor_finds_nothing_on_a_ray_on_which_all_is_well(cluster):
     import ray
 
-    from doggos_helpers.doctor import examine_cluster
+    from doggos_helpers.cluster.doctor import examine_cluster
 
     settings, connected = cluster
     found = list(examine_cluster(settings))

@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from doggos_helpers.clip import ClipEncoder
-from doggos_helpers.config import Settings
-from doggos_helpers.dataset import build_manifest
-from doggos_helpers.embed import build_pipeline, embed
+from doggos_helpers.clip.encoder import ClipEncoder
+from doggos_helpers.data.images import decode
+from doggos_helpers.data.manifest import build_manifest
+from doggos_helpers.embed.pipeline import build_pipeline
+from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.table import embeddings_file, read_embeddings, read_record
 from doggos_helpers.errors import StorageError
-from doggos_helpers.images import decode
-from doggos_helpers.sample import write_dataset
-from doggos_helpers.table import embeddings_file, read_embeddings, read_record
+from doggos_helpers.settings import Settings
+from doggos_sample import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_nothing_to_do_leaves_the_artefact_alone(cluster, own):
 def test_another_precision_starts_over(cluster, own):
     settings = own
     lower = settings.model_copy(update={"dtype": "bfloat16"})
-    from doggos_helpers.plan import plan_workers
+    from doggos_helpers.cluster.plan import plan_workers
 
     plan = plan_workers(cluster[1].nodes, lower)
     other = type(cluster[1])(**(vars(cluster[1]) | {"plan": plan}))

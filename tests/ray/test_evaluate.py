@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
-from doggos_helpers import registry, tracking
-from doggos_helpers.classifier import (
+from doggos_helpers.embed.table import read_embeddings
+from doggos_helpers.errors import DataError, ModelError, StorageError
+from doggos_helpers.evaluate.prediction import read_predictions
+from doggos_helpers.evaluate.stage import evaluate
+from doggos_helpers.train import registry, tracking
+from doggos_helpers.train.classifier import (
     Classifier,
     check_encoder,
     load,
     predict_probabilities,
     save,
 )
-from doggos_helpers.errors import DataError, ModelError, StorageError
-from doggos_helpers.evaluate import evaluate
-from doggos_helpers.prediction import read_predictions
-from doggos_helpers.table import read_embeddings
 from tests.synthetic import CLASSES, write_embeddings
 
 

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from doggos_helpers.embed import embed
-from doggos_helpers.evaluate import evaluate
-from doggos_helpers.files import read_bytes
-from doggos_helpers.images import upright
-from doggos_helpers.prediction import read_predictions
-from doggos_helpers.serve import start, stop
-from doggos_helpers.table import embeddings_file
-from doggos_helpers.train import train
+from doggos_helpers.data.files import read_bytes
+from doggos_helpers.data.images import upright
+from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.evaluate.prediction import read_predictions
+from doggos_helpers.evaluate.stage import evaluate
+from doggos_helpers.serve.service import start, stop
+from doggos_helpers.train.stage import train
 from tests.photos import DOGS, NOT_DOGS, needs_photos
 from tools.local_cluster import free_ports
 

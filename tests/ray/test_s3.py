@@ -4,11 +4,11 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from doggos_helpers.embed import embed
+from doggos_helpers.data.files import list_files
+from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError
-from doggos_helpers.files import list_files
-from doggos_helpers.sample import write_dataset
-from doggos_helpers.table import read_embeddings
+from doggos_sample import write_dataset
 
 
 @pytest.fixture(scope="module")

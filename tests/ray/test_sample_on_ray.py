@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from doggos_helpers.errors import StorageError
-from doggos_helpers.sample import BREEDS, workers, write_dataset, writer
+from doggos_sample import BREEDS, workers, write_dataset, writer
 
 
 @pytest.fixture

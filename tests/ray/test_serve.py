@@ -20,15 +20,15 @@ import torch
 from PIL import Image
 from ray import serve
 
-from doggos_helpers import classifier
-from doggos_helpers.clip import model_fingerprint
-from doggos_helpers.cluster import Cluster
-from doggos_helpers.embed import embed
+from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.cluster.connect import Cluster
+from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
-from doggos_helpers.fetch import MAX_BYTES
-from doggos_helpers.loadtest import read_test_images, send_load
-from doggos_helpers.serve import (
-    ServeSettings,
+from doggos_helpers.loadtest.client import read_test_images, send_load
+from doggos_helpers.serve.application import ServeSettings
+from doggos_helpers.serve.fetch import MAX_BYTES
+from doggos_helpers.serve.service import (
     Service,
     _check_port,
     check_inputs,
@@ -36,7 +36,7 @@ from doggos_helpers.serve import (
     start,
     stop,
 )
-from doggos_helpers.table import read_embeddings
+from doggos_helpers.train import classifier
 from tools.local_cluster import free_ports
 
 CLASSES = {"basset": (40, 160, 80), "collie": (200, 80, 40), "pug": (60, 60, 200)}
@@ -120,8 +120,8 @@ def test_the_seeds_request_classifies_an_image_that_the_app_serves_itself(app):
 
 
 def test_the_answer_is_what_the_pieces_give_without_ray(app):
-    from doggos_helpers.clip import ClipEncoder
-    from doggos_helpers.images import decode
+    from doggos_helpers.clip.encoder import ClipEncoder
+    from doggos_helpers.data.images import decode
 
     encoder = ClipEncoder(app.settings.model)
     vector = encoder.encode_images(decode(read(app), encoder.preprocessing)[None])
@@ -312,7 +312,7 @@ def test_a_missing_artefact_is_named_with_the_notebook_that_makes_it(app, tmp_pa
 
 
 def test_a_classifier_of_another_model_is_refused_saying_so(app, tmp_path):
-    from doggos_helpers.deployments import Predictor
+    from doggos_helpers.serve.deployments import Predictor
 
     save_classifier(tmp_path, 7)
     with pytest.raises(ModelError, match="embeddings of 7 numbers"):
@@ -330,7 +330,7 @@ def test_embeddings_of_other_weights_are_refused(app, tmp_path):
 
 
 def test_images_are_not_handed_out_where_the_setting_is_off(app):
-    from doggos_helpers.deployments import Ingress
+    from doggos_helpers.serve.deployments import Ingress
 
     off = app.settings.model_copy(update={"serve_images": "no"})
     assert JPEG in Ingress(app.settings, None, None, None).paths  # type: ignore

@@ -7,14 +7,15 @@ import signal
 import numpy as np
 import pytest
 
-from doggos_helpers import registry, tracking, train_loop
-from doggos_helpers.classifier import load, predict_probabilities
+from doggos_helpers.cluster.nodes import live_nodes
+from doggos_helpers.cluster.plan import plan_workers
+from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
-from doggos_helpers.nodes import live_nodes
-from doggos_helpers.plan import plan_workers
-from doggos_helpers.table import read_embeddings
-from doggos_helpers.train import conclude, train
-from doggos_helpers.trainer import build_trainer, fit, make_datasets
+from doggos_helpers.train import loop as train_loop
+from doggos_helpers.train import registry, tracking
+from doggos_helpers.train.classifier import load, predict_probabilities
+from doggos_helpers.train.stage import conclude, train
+from doggos_helpers.train.trainer import build_trainer, fit, make_datasets
 from tests.synthetic import CLASSES, write_embeddings
 
 EPOCHS = 4

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers.config import Settings
-from doggos_helpers.registry import versions
-from doggos_helpers.runs import read_json
+from doggos_helpers.artefacts import read_json
+from doggos_helpers.settings import Settings
+from doggos_helpers.train.registry import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 SERIES_S = 1800

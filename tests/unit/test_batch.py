@@ -9,10 +9,11 @@ import nbformat
 import pytest
 import yaml
 
-from doggos_helpers import batch
-from doggos_helpers.batch import BatchSettings
-from doggos_helpers.config import Settings
+from doggos_helpers.batch import notebooks as batch
+from doggos_helpers.batch.__main__ import main
+from doggos_helpers.batch.notebooks import BatchSettings
 from doggos_helpers.errors import SettingsError
+from doggos_helpers.settings import Settings
 from tools.local_cluster import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,14 +74,14 @@ def test_a_misspelt_parameter_is_refused_before_anything_runs(
     parameters.write_text("epoch: 3\n")
     arguments = ["--notebooks", str(folder), "--params-file", str(parameters)]
     with pytest.raises(SettingsError, match="(?s)epoch.*Did you mean epochs") as error:
-        batch.main([*arguments, "--out", str(out)])
+        main([*arguments, "--out", str(out)])
     assert error.value.exit_code == 2
     assert not out.exists() and capsys.readouterr().out == ""
 
 
 def test_a_setting_that_no_notebook_declares_names_its_variable(folder: Path) -> None:
     with pytest.raises(SettingsError, match="DOGGOS_PORT"):
-        batch.main(["--notebooks", str(folder), "--port", "8123"])
+        main(["--notebooks", str(folder), "--port", "8123"])
 
 
 @pytest.mark.parametrize("content", ["- epochs\n", "epochs: [\n"])

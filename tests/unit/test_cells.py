@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from doggos_helpers.cells import assigned, forget_half_imports, hint_for
+from doggos_helpers.cluster.kernel import assigned, forget_half_imports, hint_for
 
 IMPORTS, MAKES, USES = "import numpy as np", "a, b = 1, 2\nc = 3", "print(b)"
 

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from doggos_helpers import classifier
-from doggos_helpers.classifier import Classifier, load, predict_probabilities, save
 from doggos_helpers.errors import ModelError
+from doggos_helpers.train import classifier
+from doggos_helpers.train.classifier import (
+    Classifier,
+    load,
+    predict_probabilities,
+    save,
+)
 
 CLASSES = ["akita", "beagle", "corgi"]
 

@@ -16,17 +16,12 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from doggos_helpers.clip import (
-    ClipEncoder,
-    check_model,
-    load_preprocessing,
-    model_fingerprint,
-    model_source,
-)
-from doggos_helpers.config import Settings
+from doggos_helpers.clip.encoder import ClipEncoder, load_preprocessing
+from doggos_helpers.clip.model import check_model, model_fingerprint, model_source
+from doggos_helpers.data.images import decode, preprocess, upright
 from doggos_helpers.errors import ModelError
-from doggos_helpers.images import decode, preprocess, upright
-from doggos_helpers.sample import MODEL_DIR, write_dataset
+from doggos_helpers.settings import Settings
+from doggos_sample import MODEL_DIR, write_dataset
 from tests.photos import FOLDER, needs_photos
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers.config import OF_COMMANDS, Settings, local_home
 from doggos_helpers.errors import SettingsError
+from doggos_helpers.settings import OF_COMMANDS, Settings, local_home
 
 
 def test_passed_value_beats_environment_beats_default(monkeypatch):
@@ -83,9 +83,9 @@ def test_a_mistyped_variable_is_warned_of_once_with_the_nearest_name(
 
 
 def test_the_settings_of_single_commands_are_known_here():
-    from doggos_helpers.loadtest import LoadSettings
-    from doggos_helpers.search import SearchSettings
-    from doggos_helpers.serve import ServeSettings
+    from doggos_helpers.loadtest.__main__ import LoadSettings
+    from doggos_helpers.search.__main__ import SearchSettings
+    from doggos_helpers.serve.application import ServeSettings
 
     theirs = {
         name

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers import fetch
 from doggos_helpers.errors import DoggosError
-from doggos_helpers.fetch import FetchError, fetch_image, is_public
+from doggos_helpers.serve import fetch
+from doggos_helpers.serve.fetch import FetchError, fetch_image, is_public
 
 IMAGE = b"\xff\xd8\xff" + bytes(range(256)) * 20
 

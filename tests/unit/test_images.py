@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from doggos_helpers.config import Settings
-from doggos_helpers.dataset import build_manifest
+from doggos_helpers.data.files import list_files, open_root, read_bytes
+from doggos_helpers.data.images import BadImage, Preprocessing, decode, upright
+from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.errors import DataError
-from doggos_helpers.files import list_files, open_root, read_bytes
-from doggos_helpers.images import BadImage, Preprocessing, decode, upright
+from doggos_helpers.settings import Settings
 
 CLIP = Preprocessing(shortest_edge=32, crop=(32, 32), resample=3)
 RED, BLUE = (220, 20, 30), (20, 30, 220)

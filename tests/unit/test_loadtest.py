@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from doggos_helpers import loadtest
-from doggos_helpers.config import Settings
 from doggos_helpers.errors import ServiceError, StorageError
-from doggos_helpers.loadtest import record, send_load
+from doggos_helpers.loadtest import __main__ as command
+from doggos_helpers.loadtest.client import record, send_load
+from doggos_helpers.settings import Settings
 
 SECONDS = 0.05
 
@@ -165,16 +165,16 @@ def test_the_command_returns_1_when_a_request_failed(
 ):
     url, handler = site
     # The images come from the table of embeddings, which has tests of its own.
-    monkeypatch.setattr(loadtest, "read_test_images", lambda _: [b"image"])
+    monkeypatch.setattr(command, "read_test_images", lambda _: [b"image"])
     arguments = ["--storage", settings.storage, "--requests", "3", "--concurrency", "1"]
-    assert loadtest.main([*arguments, "--url", url]) == 0
+    assert command.main([*arguments, "--url", url]) == 0
     assert "3 of 3 requests succeeded" in capsys.readouterr().out
     handler.failing = {handler.turn + 1: "503"}
-    assert loadtest.main([*arguments, "--url", url]) == 1
+    assert command.main([*arguments, "--url", url]) == 1
     out = capsys.readouterr().out
     assert "2 of 3" in out and "200: 2, 503: 1" in out
 
 
 def test_the_command_names_the_notebook_that_makes_the_embeddings(tmp_path):
     with pytest.raises(StorageError, match="03_embedding"):
-        loadtest.main(["--storage", str(tmp_path)])
+        command.main(["--storage", str(tmp_path)])

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from doggos_helpers.config import Settings
-from doggos_helpers.dataset import read_attributes
+from doggos_helpers.data.manifest import read_attributes
+from doggos_helpers.embed.table import Embeddings
 from doggos_helpers.errors import DataError, ModelError
-from doggos_helpers.evaluate import check_champion
-from doggos_helpers.metrics import accuracy_by, compute_metrics
-from doggos_helpers.table import Embeddings
+from doggos_helpers.evaluate.metrics import accuracy_by, compute_metrics
+from doggos_helpers.evaluate.stage import check_champion
+from doggos_helpers.settings import Settings
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
 ACTUAL = ["a", "a", "a", "b", "b", "c"]

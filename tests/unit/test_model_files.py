@@ -11,8 +11,9 @@ from tests.faults.hub import hub_with_sample, hub_without_models, no_hub, silent
 
 LOAD = """
 import sys, time
-from doggos_helpers.clip import ClipEncoder, check_model
-from doggos_helpers.config import Settings
+from doggos_helpers.clip.encoder import ClipEncoder
+from doggos_helpers.clip.model import check_model
+from doggos_helpers.settings import Settings
 from doggos_helpers.errors import ModelError
 settings = Settings(model=sys.argv[1], model_revision=sys.argv[2])
 started = time.monotonic()

@@ -2,9 +2,16 @@
 
 import pytest
 
-from doggos_helpers.config import Settings
+from doggos_helpers.cluster.plan import (
+    GIB,
+    Node,
+    StagePlan,
+    fits,
+    leaves_room,
+    plan_workers,
+)
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.plan import GIB, Node, StagePlan, fits, leaves_room, plan_workers
+from doggos_helpers.settings import Settings
 
 LAPTOP = [Node("a", 2)]
 THREE = [Node("a", 2), Node("b", 2), Node("c", 2)]

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from doggos_helpers import registry, tracking
-from doggos_helpers.classifier import LABELS, Classifier, load, save
-from doggos_helpers.config import Settings
 from doggos_helpers.errors import ModelError, StorageError
+from doggos_helpers.settings import Settings
+from doggos_helpers.train import registry, tracking
+from doggos_helpers.train.classifier import LABELS, Classifier, load, save
 
 CLASSES = ["akita", "beagle"]
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from doggos_helpers.config import Settings
+from doggos_helpers.artefacts import alone
 from doggos_helpers.errors import StorageError
-from doggos_helpers.runs import alone
+from doggos_helpers.settings import Settings
 
 HELD_S = 0.5
 

@@ -14,14 +14,14 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from doggos_helpers.data.files import list_files
+from doggos_helpers.data.images import upright
 from doggos_helpers.errors import DataError, SettingsError, StorageError
-from doggos_helpers.files import list_files
-from doggos_helpers.images import upright
-from doggos_helpers.sample import BREEDS, dataset, job, picture, write_dataset
 from doggos_helpers.sample.__main__ import main
-from doggos_helpers.sample.breeds import TABLE
-from doggos_helpers.sample.picture import random_framing, render
-from doggos_helpers.sample.traits import ATTRIBUTES, of_breed
+from doggos_sample import BREEDS, dataset, job, picture, write_dataset
+from doggos_sample.breeds import TABLE
+from doggos_sample.picture import random_framing, render
+from doggos_sample.traits import ATTRIBUTES, of_breed
 
 ROOT = Path(__file__).parents[2]
 PER_BREED = 7
@@ -43,7 +43,7 @@ def files(out):
 
 def test_import_draws_and_loads_nothing():
     code = (
-        "import sys, doggos_helpers.sample;"
+        "import sys, doggos_sample;"
         "print({'torch', 'PIL', 'matplotlib', 'numpy'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -213,7 +213,7 @@ def test_the_loser_of_two_different_calls_says_so(tmp_path, monkeypatch):
 
 def test_two_processes_that_start_together_both_succeed(tmp_path):
     code = (
-        "import sys; from doggos_helpers.sample import write_dataset;"
+        "import sys; from doggos_sample import write_dataset;"
         "print(write_dataset(sys.argv[1], 1, workers=1))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]

@@ -1,6 +1,5 @@
 import importlib
 import json
-import sys
 from pathlib import Path
 from random import Random
 
@@ -8,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from doggos_helpers.clip import ClipEncoder
-from doggos_helpers.sample import BREEDS, MODEL_DIR
-from doggos_helpers.sample.breeds import TABLE
-from doggos_helpers.sample.captions import WORDS, caption, prompt, vocabulary
-from doggos_helpers.sample.parts import PARTS, part_map, visible
-from doggos_helpers.sample.picture import random_framing, render, render_parts
-from doggos_helpers.sample.traits import (
+from doggos_helpers.clip.encoder import ClipEncoder
+from doggos_sample import BREEDS, MODEL_DIR
+from doggos_sample.breeds import TABLE
+from doggos_sample.captions import WORDS, caption, prompt, vocabulary
+from doggos_sample.parts import PARTS, part_map, visible
+from doggos_sample.picture import random_framing, render, render_parts
+from doggos_sample.traits import (
     at_random,
     breed_combinations,
     combinations,
@@ -28,12 +27,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def tools():
     """Import the training's modules; its worker processes inherit the path."""
-    sys.path.insert(0, str(ROOT / "tools"))
     names = ("batches", "data", "losses", "model", "training")
-    modules = {n: importlib.import_module(f"sample_clip.{n}") for n in names}
-    modules["main"] = importlib.import_module("train_sample_clip")
+    modules = {n: importlib.import_module(f"doggos_sample.train.{n}") for n in names}
+    modules["main"] = importlib.import_module("doggos_sample.train.__main__")
     yield modules
-    sys.path.remove(str(ROOT / "tools"))
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import os
 import numpy as np
 import pytest
 
-from doggos_helpers import search
-from doggos_helpers.config import Settings
+from doggos_helpers.embed.table import Embeddings
 from doggos_helpers.errors import SettingsError
-from doggos_helpers.search import SearchIndex
-from doggos_helpers.table import Embeddings
+from doggos_helpers.search import __main__ as search
+from doggos_helpers.search.index import SearchIndex
+from doggos_helpers.settings import Settings
 from tests.synthetic import write_embeddings
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from doggos_helpers.train_loop import train_epoch, validate
+from doggos_helpers.train.loop import train_epoch, validate
 
 
 def batches(*sizes):

@@ -1,0 +1,20 @@
+"""Runs the notebooks in order: ``python -m doggos_helpers.batch``."""
+
+import sys
+from collections.abc import Sequence
+
+from doggos_helpers.batch.notebooks import BatchSettings, run_notebooks
+from doggos_helpers.errors import run_command
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the notebooks in order and say where the executed copies are."""
+    settings = BatchSettings.from_command("doggos_helpers.batch", list(arguments))
+    out = run_notebooks(settings)
+    how = f"{sys.executable} -m jupyterlab {out}"
+    print(f"The executed notebooks are in {out}; open them with: {how}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

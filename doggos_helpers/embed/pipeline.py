@@ -1,0 +1,167 @@
+"""Embedding: from a manifest of images to one Parquet table, on Ray Data."""
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from doggos_helpers.cluster.nodes import NODE, this_node
+from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.data.files import read_bytes
+from doggos_helpers.data.images import BadImage, Preprocessing, decode
+from doggos_helpers.data.manifest import CLASS, PATH, SIZE, SPLIT
+from doggos_helpers.embed.table import DIGEST, EMBEDDING, REASON
+from doggos_helpers.errors import DataError
+from doggos_helpers.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+
+
+PIXELS = "pixels"
+MAX_BLOCK_ROWS = 512
+SURE_ROWS = 64  # after so many a worker knows whether most images are bad
+DIGEST_BYTES = 16
+
+
+def read_and_decode(
+    batch: dict[str, np.ndarray], root: str, preprocessing: Preprocessing
+) -> dict[str, np.ndarray]:
+    """Read and decode a batch of manifest rows. Runs in Ray Data tasks.
+
+    Reading and decoding share a task so that the files' bytes never travel; Ray's
+    own `download` expression would give None for an unreadable file, without why.
+
+    Args:
+        batch: Manifest columns, n rows.
+        root: The data set's folder or URI.
+        preprocessing: Of the model.
+
+    Returns:
+        The batch with `pixels` uint8 [n, height, width, 3], `reason` (empty where
+        the image is good; where it is bad, the pixels are zeros) and `digest`, a
+        hash of the file's bytes (empty where they can't be read).
+    """
+    count = len(batch[PATH])
+    pixels = np.zeros((count, *preprocessing.crop, 3), np.uint8)
+    reasons, digests = [""] * count, [""] * count
+    for i, path in enumerate(batch[PATH]):
+        try:
+            data = read_bytes(root, path)
+            digests[i] = hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+            pixels[i] = decode(data, preprocessing)
+        except BadImage as error:
+            reasons[i] = str(error)
+    text = {REASON: np.array(reasons, object), DIGEST: np.array(digests, object)}
+    return batch | {PIXELS: pixels} | text
+
+
+class Embedder:
+    """Embed batches of pixels. Ray Data keeps one in each worker of its actor pool.
+
+    Args:
+        settings: For the model.
+        plan: For device, dtype and threads.
+    """
+
+    def __init__(self, settings: Settings, plan: WorkerPlan) -> None:
+        """Load the image tower once; every batch of this worker then uses it."""
+        from doggos_helpers.clip.encoder import ClipEncoder
+
+        self.encoder = ClipEncoder(
+            settings.model,
+            settings.model_revision,
+            device=plan.device,
+            dtype=plan.embed.dtype,
+            threads=plan.embed.threads,
+        )
+        self.node = this_node()
+        self.max_bad_share = settings.max_bad_share
+        self.rows, self.reasons = 0, Counter[str]()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> "pa.Table":
+        """Replace `pixels` by `embedding`, null where the row has a reason."""
+        import pyarrow as pa
+
+        self._give_up_if_most_are_bad(batch[REASON])
+        bad = np.array([bool(r) for r in batch[REASON]])
+        vectors = np.zeros((len(bad), self.encoder.dimension), np.float32)
+        if not bad.all():
+            vectors[~bad] = self.encoder.encode_images(batch[PIXELS][~bad])
+        # Not a fixed-size list: Parquet can't read one back that holds nulls.
+        lists = [None if b else v for v, b in zip(vectors, bad, strict=True)]
+        embedding = pa.array(lists, pa.list_(pa.float32()))
+        kept_columns = (PATH, CLASS, SPLIT, SIZE, DIGEST)
+        kept = {name: pa.array(batch[name]) for name in kept_columns}
+        reasons = [reason or None for reason in batch[REASON]]
+        return pa.table(
+            kept
+            | {
+                EMBEDDING: embedding,
+                REASON: pa.array(reasons, pa.string()),
+                NODE: pa.array([self.node] * len(bad)),
+            }
+        )
+
+    def _give_up_if_most_are_bad(self, reasons: np.ndarray) -> None:
+        """Stop a plainly misconfigured job early; what is written stays."""
+        self.rows += len(reasons)
+        self.reasons.update(r for r in reasons if r)
+        if self.rows >= SURE_ROWS:
+            check_bad_share(self.rows, self.reasons, self.max_bad_share)
+
+
+def check_bad_share(rows: int, reasons: Counter[str], most: float) -> None:
+    """Raise a `DataError` where more than a share of the images are bad."""
+    bad = reasons.total()
+    if bad > most * rows:
+        first = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
+        raise DataError(
+            f"{bad} of {rows} images are bad, more than max_bad_share = {most:g}",
+            first,
+            "Mend the files or the dataset setting; what is embedded is kept",
+        )
+
+
+def build_pipeline(
+    rows: "pa.Table", root: str, settings: Settings, plan: WorkerPlan
+) -> "Dataset":
+    """Build the lazy pipeline: manifest rows to pixels to embeddings.
+
+    Args:
+        rows: Manifest rows.
+        root: The data set's folder or URI.
+        settings: For the model.
+        plan: Workers, batch size and the CPUs of the small tasks.
+    """
+    import ray
+
+    from doggos_helpers.clip.encoder import load_preprocessing
+
+    stage = plan.embed
+    blocks = -(-rows.num_rows // (stage.workers * 8))
+    size = min(MAX_BLOCK_ROWS, -(-blocks // stage.batch_size) * stage.batch_size)
+    tables = [rows.slice(i, size) for i in range(0, rows.num_rows, size)]
+    kwargs = {
+        "root": root,
+        "preprocessing": load_preprocessing(settings.model, settings.model_revision),
+    }
+    decode_rows: Any = read_and_decode  # Ray's types know no arguments beside the batch
+    pixels = ray.data.from_arrow(tables).map_batches(
+        decode_rows,
+        fn_kwargs=kwargs,
+        batch_size=stage.batch_size,
+        num_cpus=plan.task_cpus,
+    )
+    return pixels.map_batches(
+        Embedder,
+        fn_constructor_args=(settings, plan),
+        compute=ray.data.ActorPoolStrategy(size=stage.workers),
+        batch_size=stage.batch_size,
+        num_cpus=stage.cpus,
+        num_gpus=stage.gpus,
+        memory=stage.memory or None,
+        accelerator_type=plan.accelerator_type or None,
+    )

@@ -1,0 +1,348 @@
+"""Settings: what a user may choose, where artefacts lie, and the environment.
+
+This is the only module that reads the environment. Precedence: a value passed in
+(a papermill parameter, an option of a command), then `DOGGOS_*`, then the default.
+"""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as CommandLineError
+
+from doggos_helpers.errors import SettingsError, without_secrets
+
+SAMPLE = "sample"
+LOCAL = "local"  # the address of a Ray that is started here, for one process
+PREFIX = "DOGGOS_"
+# What single commands add to these settings; their variables are known as well.
+OF_COMMANDS = "text image classes champion url requests concurrency timeout_s".split()
+YesNo = Literal["", "yes", "no"]
+# Ray, MLflow and Hugging Face report usage unless told otherwise.
+TELEMETRY_OFF = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+class Settings(BaseSettings):
+    """Settings of the series. Each is also a variable: --use-gpu is DOGGOS_USE_GPU."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        validate_default=False,  # 0 means "from the plan" by being left out alone
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        protected_namespaces=(),
+    )
+
+    dataset: str = Field(SAMPLE, description="sample, a folder, or a URI (s3://...)")
+    model: str = Field(SAMPLE, description="sample, a folder, or a hub id")
+    model_revision: str = Field("", description="commit or tag of a hub model")
+    storage: str = Field("", description="folder for artefacts, seen by all nodes")
+    tracking_uri: str = Field("", description="MLflow server or database")
+    address: str = Field("", description="Ray cluster to join; local: a new one")
+    wait_for_cluster_s: int = Field(
+        600, ge=0, description="seconds to wait for growth, room or another run"
+    )
+    grow_to_cpus: float = Field(0, ge=0, description="what an autoscaler may reach")
+    grow_to_gpus: float = Field(0, ge=0, description="0: what Ray knows of it")
+    images_per_class: int = Field(0, ge=0, description="per split; 0: all of them")
+    max_bad_share: float = Field(
+        0.5, gt=0, le=1, description="of bad images at which embedding stops"
+    )
+    progress: YesNo = Field("", description="progress bars; empty: where they help")
+
+    use_gpu: YesNo = Field("", description="empty: where there is one")
+    accelerator_type: str = Field("", description="such as L4; empty: any")
+    gpus_per_worker: float = Field(0, gt=0, description="0: from the plan")
+    memory_per_worker: float = Field(
+        0, gt=0, description="GiB that Ray reserves for each worker; 0: none"
+    )
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
+        "", description="of the CLIP towers; empty: from the plan"
+    )
+    embed_workers: int = Field(0, gt=0, description="0: from the plan")
+    embed_cpus: float = Field(0, gt=0, description="CPUs of an embedding worker")
+    embed_batch_size: int = Field(0, gt=0, description="images; 0: from the plan")
+    train_workers: int = Field(0, gt=0, description="0: from the plan")
+    train_cpus: float = Field(0, gt=0, description="CPUs of a training worker")
+    train_batch_size: int = Field(0, gt=0, description="rows a worker; 0: the plan's")
+    replicas: int = Field(0, gt=0, description="of each serving stage; 0: the plan's")
+    replica_cpus: float = Field(0, gt=0, description="CPUs of a model replica")
+
+    epochs: int = Field(15, gt=0, description="passes over the training rows")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
+    hidden_units: int = Field(256, gt=0, description="of the classifier")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the classifier")
+    seed: int = Field(0, ge=0, description="of shuffling and initial weights")
+
+    k: int = Field(4, gt=0, description="how many similar images")
+    host: str = Field("127.0.0.1", description="where the service listens")
+    port: int = Field(8000, gt=0, lt=65536, description="where the service listens")
+    app_name: str = Field("doggos", min_length=1, description="of the Serve app")
+    serve_images: YesNo = Field("", description="serve the data set's own images")
+    allow_private_urls: bool = Field(False, description="fetch from private hosts")
+    keep_app: bool = Field(False, description="leave the app of notebook 06 running")
+
+    @classmethod
+    def given(cls, **parameters: Any) -> Self:
+        """Build settings from a notebook's parameters.
+
+        An empty string means "not given here", as does a 0 for which 0 is the
+        default or not a value.
+
+        Raises:
+            SettingsError: A name or a value that no setting takes.
+        """
+        unknown = sorted(set(parameters) - set(cls.model_fields))
+        if unknown:
+            raise SettingsError(
+                "unknown setting", ", ".join(unknown), "Remove it or mend its name"
+            )
+        warn_of_unknown_variables()
+        given = {n: v for n, v in parameters.items() if not cls._not_given(n, v)}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise cls._explain(error) from None
+
+    @classmethod
+    def from_command(cls, program: str, arguments: list[str]) -> Self:
+        """Build settings from a command's options (`--dataset`, `--help`, ...)."""
+        warn_of_unknown_variables()
+        command: dict[str, Any] = {
+            "_cli_parse_args": arguments,
+            "_cli_prog_name": f"python -m {program}",
+            "_cli_exit_on_error": False,
+        }
+        try:
+            return cls(**command)
+        except ValidationError as error:
+            raise cls._explain(error) from None
+        except CommandLineError as error:
+            what = str(error).removeprefix("error parsing CLI: ")
+            options = [f"--{name.replace('_', '-')}" for name in cls.model_fields]
+            wrong = [word for word in what.split() if word.startswith("--")]
+            near = difflib.get_close_matches(wrong[0], options, 1) if wrong else []
+            fix = f"Did you mean {near[0]}" if near else "See --help for all options"
+            raise SettingsError("wrong option", what, fix) from None
+
+    @classmethod
+    def _not_given(cls, name: str, value: Any) -> bool:
+        if value == "":
+            return True
+        field = cls.model_fields[name]
+        zero_is_auto = field.default == 0 or any(
+            getattr(m, "gt", None) == 0 for m in field.metadata
+        )
+        is_zero = not isinstance(value, bool) and value == 0
+        return is_zero and zero_is_auto and name != "seed"
+
+    @classmethod
+    def _explain(cls, error: ValidationError) -> SettingsError:
+        lines, fixes = [], []
+        for one in error.errors():
+            name = ".".join(map(str, one["loc"]))
+            lines.append(f"{name} = {one['input']!r} ({one['msg']})")
+            variable = f"{PREFIX}{name.upper()}"
+            if one["type"] == "greater_than" and cls.model_fields[name].default == 0:
+                fixes.append(f"leave {name} out ({variable}), for what the plan gives")
+            else:
+                fixes.append(f"change the parameter, the option or {variable}")
+        fix = "; ".join(fixes)
+        return SettingsError(
+            "wrong setting", "; ".join(lines), fix[0].upper() + fix[1:]
+        )
+
+    @field_validator("dataset", "model", "storage", mode="after")
+    @classmethod
+    def _absolute(cls, value: str, info: Any) -> str:
+        """Make a relative folder absolute; leave names, hub ids and URIs alone."""
+        if value in ("", SAMPLE) or "://" in value:
+            return value
+        path = Path(value).expanduser()
+        looks_like_hub_id = info.field_name == "model" and not (
+            path.is_dir() or value.startswith((".", "/", "~"))
+        )
+        return value if looks_like_hub_id else str(path.resolve())
+
+    def shown(self) -> dict[str, Any]:
+        """Return all settings as they may be recorded: without credentials."""
+        values = self.model_dump()
+        return {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+
+    # --- where things are ---------------------------------------------------
+
+    @property
+    def storage_root(self) -> Path:
+        """The absolute folder under which every artefact lies."""
+        if self.storage:
+            return Path(self.storage)
+        shared = Path("/mnt/cluster_storage")  # Anyscale's documented mount
+        if in_anyscale() and shared.is_dir():
+            return shared / "doggos"
+        return local_home() / "storage"
+
+    @property
+    def dataset_root(self) -> str:
+        """The folder or URI of the images."""
+        if self.dataset != SAMPLE:
+            return self.dataset
+        from doggos_sample import VERSION
+
+        return str(self.storage_root / "datasets" / f"sample-{VERSION}")
+
+    @property
+    def pair(self) -> str:
+        """A name for this data set and model together, safe in a path."""
+        model = f"{self.model}@{self.model_revision}" if self.model_revision else ""
+        return f"{_slug(self.dataset)}--{_slug(model or self.model)}"
+
+    @property
+    def artefacts(self) -> Path:
+        """The folder of this data set and model pair."""
+        return self.storage_root / self.pair
+
+    @property
+    def embeddings_dir(self) -> Path:
+        """Where `embed` writes its table and run.json."""
+        return self.artefacts / "embeddings"
+
+    @property
+    def training_dir(self) -> Path:
+        """Where `train` writes checkpoints, the champion and run.json."""
+        return self.artefacts / "training"
+
+    @property
+    def evaluation_dir(self) -> Path:
+        """Where `evaluate` writes predictions.parquet, metrics.json and run.json."""
+        return self.artefacts / "evaluation"
+
+    @property
+    def serving_dir(self) -> Path:
+        """Where `loadtest` writes its report and run.json."""
+        return self.artefacts / "serving"
+
+    @property
+    def registered_model(self) -> str:
+        """The classifier's name in the MLflow registry: one a pair."""
+        return f"doggos--{self.pair}"
+
+    @property
+    def tracking(self) -> str:
+        """The MLflow tracking URI; by default a database on this machine's disk."""
+        default = f"sqlite:///{local_home() / 'mlflow.db'}"
+        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+    @property
+    def serves_images(self) -> bool:
+        """Whether the app hands out the data set's images: by default the sample's."""
+        return self.serve_images == "yes" or (
+            self.serve_images == "" and self.dataset == SAMPLE
+        )
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether to draw progress bars: in a terminal or Jupyter, never in CI."""
+        if self.progress:
+            return self.progress == "yes"
+        return not os.environ.get("CI") and sys.stderr.isatty()
+
+
+def _slug(value: str) -> str:
+    """Shorten a URI, folder or hub id to a readable, unique, path-safe name."""
+    if value == SAMPLE:
+        return SAMPLE
+    name = re.sub(r"[^a-z0-9]+", "-", value.rstrip("/").split("/")[-1].lower())
+    return f"{name.strip('-')[:40]}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
+
+
+def local_home() -> Path:
+    """The folder on this machine's own disk for what must not be shared."""
+    return Path.home() / ".doggos"
+
+
+def in_anyscale() -> bool:
+    """Whether this process runs on an Anyscale cluster."""
+    return bool(os.environ.get("ANYSCALE_CLUSTER_ID"))
+
+
+_warned: set[str] = set()
+
+
+def warn_of_unknown_variables() -> None:
+    """Say once, on standard error, which `DOGGOS_` variables no setting has."""
+    known = [name.upper() for name in (*Settings.model_fields, *OF_COMMANDS)]
+    ours = {n for n in os.environ if n.startswith(PREFIX)} - _warned
+    for name in sorted(ours):
+        setting = name.removeprefix(PREFIX)
+        if setting in known or setting.startswith("TEST_"):
+            continue
+        _warned.add(name)
+        near = difflib.get_close_matches(setting, known, n=1)
+        fix = f"Did you mean {PREFIX}{near[0]}" if near else "Unset it"
+        warning = SettingsError("no setting has this variable", name, fix)
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set variables that the user has not set, for the length of a block."""
+    new = {k: v for k, v in variables.items() if k not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
+
+
+def ray_address() -> str:
+    """The address in `RAY_ADDRESS`, or an empty string."""
+    return os.environ.get("RAY_ADDRESS", "")
+
+
+def token_source() -> str:
+    """Name where Ray takes its token from, in the order in which it looks."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return name
+    return str(Path.home() / ".ray" / "auth_token")
+
+
+def job_runtime_env() -> dict[str, Any]:
+    """The runtime environment that a submitted Ray job brings with it."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return config.get("runtime_env") or {}
+
+
+def telemetry_off() -> None:
+    """Turn the usage reports of Ray, MLflow and Hugging Face off.
+
+    A variable that the user has set is left as it is. Must run before those
+    libraries are imported.
+    """
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+telemetry_off()

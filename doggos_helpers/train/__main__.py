@@ -1,0 +1,35 @@
+"""Trains a classifier: ``python -m doggos_helpers.train``."""
+
+from collections.abc import Sequence
+
+from doggos_helpers.cluster.connect import connect, disconnect
+from doggos_helpers.errors import run_command
+from doggos_helpers.settings import Settings
+from doggos_helpers.train.stage import check_inputs, train_on
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train on the embeddings of the settings."""
+    settings = Settings.from_command("doggos_helpers.train", list(arguments))
+    embeddings = check_inputs(settings)
+    cluster = connect(settings)
+    try:
+        run = train_on(embeddings, settings, cluster)
+    finally:
+        disconnect()
+    best, counts = run["best"], run["counts"]
+    print(
+        f"{counts['train']} training and {counts['val']} validation images,"
+        f" {len(run['classes'])} classes; best of {len(run['history'])} epochs:"
+        f" {best['epoch']}, validation loss {best['val_loss']:.3f}"
+    )
+    print(
+        f"validation accuracy {best['val_accuracy']:.3f} (chance {run['chance']:.3f})"
+    )
+    print(f"registered as version {run['version']}: {run['verdict']}")
+    print(f"{settings.training_dir / 'run.json'} ({run['seconds']} s)")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

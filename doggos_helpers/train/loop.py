@@ -1,0 +1,194 @@
+"""What a training worker runs: epochs in plain PyTorch, and the loop around them."""
+
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from doggos_helpers.cluster.nodes import this_node
+from doggos_helpers.embed.table import EMBEDDING
+from doggos_helpers.errors import ModelError
+from doggos_helpers.train.classifier import Classifier, load, save
+
+LABEL = "label"
+OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
+Batches = Iterable[dict[str, torch.Tensor]]
+
+
+def train_epoch(
+    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer
+) -> list[float]:
+    """Train on each batch once.
+
+    Args:
+        model: Gives logits [n, classes].
+        batches: With `embedding` float32 [n, d] and `label` int64 [n].
+        optimizer: Of the model's parameters.
+
+    Returns:
+        The sums of the loss and of the correct answers, and the number of rows.
+    """
+    model.train()
+    sums = [0.0, 0.0, 0.0]
+    for batch in batches:
+        logits = model(batch[EMBEDDING])
+        loss = nn.functional.cross_entropy(logits, batch[LABEL])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        _add(sums, loss, logits, batch[LABEL])
+    return sums
+
+
+def validate(model: nn.Module, batches: Batches) -> list[float]:
+    """Measure the model on each batch; same arguments and sums as `train_epoch`."""
+    model.eval()
+    sums = [0.0, 0.0, 0.0]
+    with torch.no_grad():
+        for batch in batches:
+            logits = model(batch[EMBEDDING])
+            loss = nn.functional.cross_entropy(logits, batch[LABEL])
+            _add(sums, loss, logits, batch[LABEL])
+    return sums
+
+
+def _add(
+    sums: list[float], loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+) -> None:
+    sums[0] += loss.item() * len(labels)
+    sums[1] += (logits.argmax(dim=1) == labels).sum().item()
+    sums[2] += len(labels)
+
+
+def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train one of the replicas of the model. Runs in each Ray Train worker.
+
+    Args:
+        config: As `loop_config` makes it.
+
+    Returns:
+        The metrics of each epoch, over all workers.
+
+    Raises:
+        ModelError: The loss is no longer a number.
+    """
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(config["threads"])
+    torch.manual_seed(config["seed"])
+    model = Classifier(**config["layers"])
+    model.standardise(config["mean"], config["deviation"])
+    history = _load_weights(model)
+    replica = ray.train.torch.prepare_model(model)
+    optimizer = torch.optim.AdamW(replica.parameters(), lr=config["learning_rate"])
+    _load_optimizer(optimizer)
+
+    train_rows = ray.train.get_dataset_shard("train")
+    val_rows = ray.train.get_dataset_shard("val")
+    size = config["batch_size"]
+    for epoch in range(len(history) + 1, config["epochs"] + 1):
+        seed = config["seed"] + epoch
+        torch.manual_seed(seed * world + rank)  # of dropout: each worker its own
+        batches = train_rows.iter_torch_batches(
+            batch_size=size,
+            local_shuffle_buffer_size=config["shuffle_rows"],
+            local_shuffle_seed=seed,
+        )
+        trained = train_epoch(replica, batches, optimizer)
+        # Every worker sees all validation rows and takes every world-th batch.
+        batches = val_rows.iter_torch_batches(batch_size=size)
+        measured = validate(model, itertools.islice(batches, rank, None, world))
+        history.append({"epoch": epoch} | _over_all_workers(trained, measured))
+        _report(model, optimizer, history, config)
+    return history
+
+
+def _over_all_workers(trained: list[float], measured: list[float]) -> dict[str, Any]:
+    """Add up the sums of all workers (an all-reduce), and divide."""
+    import ray.train.torch
+    import torch.distributed as dist
+
+    sums = torch.tensor([*trained, *measured], device=ray.train.torch.get_device())
+    dist.all_reduce(sums)
+    loss, correct, rows, val_loss, val_correct, val_rows = sums.tolist()
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, (this_node(), int(trained[2])))
+    nodes = {node: sum(n for name, n in parts if name == node) for node, _ in parts}
+    if not math.isfinite(val_loss):
+        raise ModelError(
+            "the validation loss is no longer a number",
+            "learning_rate",
+            "Set a smaller one (DOGGOS_LEARNING_RATE)",
+        )
+    return {
+        "train_loss": loss / rows,
+        "train_accuracy": correct / rows,
+        "val_loss": val_loss / val_rows,
+        "val_accuracy": val_correct / val_rows,
+        "train_rows": int(rows),
+        "val_rows": int(val_rows),
+        "nodes": nodes,
+    }
+
+
+def _report(
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, Any]],
+    config: dict[str, Any],
+) -> None:
+    """Report the last epoch; rank 0 adds a checkpoint, from which Ray can resume."""
+    import ray.train
+    from safetensors.torch import save_file
+
+    last = history[-1]
+    with tempfile.TemporaryDirectory() as name:
+        checkpoint = None
+        if ray.train.get_context().get_world_rank() == 0:
+            folder = Path(name)
+            about = config["about"] | {k: last[k] for k in ("epoch", "val_loss")}
+            save(model, folder, config["classes"], **about)
+            state = optimizer.state_dict()["state"]
+            moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
+            save_file(moments, folder / OPTIMIZER)
+            (folder / PROGRESS).write_text(json.dumps(history))
+            checkpoint = ray.train.Checkpoint.from_directory(name)
+        ray.train.report(last, checkpoint=checkpoint)
+
+
+def _load_weights(model: Classifier) -> list[dict[str, Any]]:
+    """Take the weights of the checkpoint that Ray resumes from, if it does."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as folder:
+        model.load_state_dict(load(Path(folder))[0].state_dict())
+        return json.loads((Path(folder) / PROGRESS).read_text())
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Take the optimizer's moments of the checkpoint that Ray resumes from."""
+    import ray.train
+    from safetensors.torch import load_file
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as folder:
+        moments = load_file(Path(folder) / OPTIMIZER)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in moments.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,162 @@
+"""MLflow: one run a training, opened and closed by the driver."""
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ray.train import UserCallback
+
+from doggos_helpers.errors import StorageError
+from doggos_helpers.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+CONNECT_S = 10
+VARIABLE = "DOGGOS_TRACKING_URI"
+OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
+
+
+def open_tracking(uri: str) -> "MlflowClient":
+    """Return a client of an MLflow server or database; creates a SQLite file.
+
+    A server or a locked database is given ten seconds.
+
+    Raises:
+        StorageError: The server or database doesn't answer, or is of another version.
+    """
+    # It logs the tables it makes, and a traceback of whatever it raises.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    from mlflow import MlflowClient
+
+    with explained(uri):
+        if uri.startswith("sqlite:///"):
+            file = Path(uri.removeprefix("sqlite:///"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _check_reads(file)
+        elif urlsplit(uri).scheme in ("http", "https"):
+            _check_answers(uri)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _check_reads(file: Path) -> None:
+    """Raise sqlite3.Error unless the database, if there is one, can be read."""
+    if file.is_file():
+        with contextlib.closing(sqlite3.connect(file, timeout=CONNECT_S)) as database:
+            database.execute("select count(*) from sqlite_master")
+
+
+def _check_answers(uri: str) -> None:
+    """Raise OSError unless a server answers; MLflow would try for many minutes."""
+    import httpx
+
+    try:
+        # Whether its certificate is good is for MLflow's own settings to say.
+        reply = httpx.get(f"{uri.rstrip('/')}/health", timeout=CONNECT_S, verify=False)
+    except httpx.TimeoutException:
+        raise OSError(f"no answer within {CONNECT_S} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OSError(str(error) or type(error).__name__) from None
+    if reply.status_code >= 500:
+        raise OSError(f"the server answered {reply.status_code}")
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what MLflow and its database raise into a StorageError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        text = str(error).splitlines()[0][:200]
+        what = f"MLflow can't be used ({text})"
+        fix = "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI)"
+        if "database is locked" in str(error):
+            what = "another program holds the MLflow database locked"
+            fix = f"End that program, or set another database ({VARIABLE})"
+        elif any(words in str(error) for words in OTHER_VERSION):
+            what = "the MLflow database is of another version of MLflow"
+            fix = f"Run `mlflow db upgrade {uri}`, or set another database ({VARIABLE})"
+        raise StorageError(what, uri, fix) from error
+
+
+@contextlib.contextmanager
+def tracked_run(settings: Settings, name: str = "", **params: Any) -> Iterator[str]:
+    """Open an MLflow run on the driver, give its id, and close it.
+
+    It ends FINISHED, FAILED after an exception, KILLED after an interrupt.
+
+    Args:
+        settings: Which server, which experiment.
+        name: Of the run; empty lets MLflow choose.
+        **params: What to log about the training.
+
+    Raises:
+        StorageError: MLflow can't be used.
+    """
+    client = open_tracking(settings.tracking)
+    with explained(settings.tracking):
+        experiment_id = _experiment(client, settings)
+        run_id = client.create_run(experiment_id, run_name=name or None).info.run_id
+    try:
+        with explained(settings.tracking):
+            for key, value in params.items():
+                client.log_param(run_id, key, value)
+        yield run_id
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        # Should that fail too, the first error is the one to tell.
+        with contextlib.suppress(StorageError), explained(settings.tracking):
+            client.set_terminated(run_id, status)
+        raise
+    with explained(settings.tracking):
+        client.set_terminated(run_id, "FINISHED")
+
+
+def _experiment(client: "MlflowClient", settings: Settings) -> str:
+    """Return the experiment's id: one a data set and model pair and storage."""
+    from mlflow.exceptions import MlflowException
+
+    name = f"{settings.registered_model} in {settings.storage_root}"
+    artifacts = (settings.training_dir / "mlflow").as_uri()
+    if not (found := client.get_experiment_by_name(name)):
+        try:
+            return client.create_experiment(name, artifact_location=artifacts)
+        except MlflowException:
+            # Another training, started at the same time, was a moment faster.
+            if not (found := client.get_experiment_by_name(name)):
+                raise
+    return found.experiment_id
+
+
+class EpochLogger(UserCallback):
+    """Log the figures of each epoch to an MLflow run.
+
+    Runs in Ray Train's controller, another process on the driver's node: it gets the
+    address and the run's id, not an open connection.
+    """
+
+    def __init__(self, tracking: str, run_id: str) -> None:
+        """Remember where to log."""
+        self.tracking, self.run_id = tracking, run_id
+        self.client: MlflowClient | None = None
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Log the numbers of rank 0, which are those of all workers together."""
+        self.client = self.client or open_tracking(self.tracking)
+        with explained(self.tracking):
+            for key, value in metrics[0].items():
+                if isinstance(value, int | float) and key != "epoch":
+                    step = metrics[0]["epoch"]
+                    self.client.log_metric(self.run_id, key, value, step=step)

@@ -1,0 +1,184 @@
+"""What a training is made of: the datasets, the loop's configuration, the trainer."""
+
+import math
+import signal
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.data.manifest import SPLITS
+from doggos_helpers.embed.table import EMBEDDING, Embeddings, read_record
+from doggos_helpers.errors import DataError, unwrapped
+from doggos_helpers.settings import Settings, environment
+from doggos_helpers.train.loop import LABEL, train_loop
+from doggos_helpers.train.tracking import EpochLogger
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray.data import Dataset
+    from ray.train import Result, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+
+def class_labels(embeddings: Embeddings) -> list[str]:
+    """Return the label set: every class of the data set, sorted.
+
+    Raises:
+        DataError: There are fewer than two, or a split has no rows.
+    """
+    classes = sorted(set(embeddings.classes.tolist()))
+    empty = [s for s in SPLITS if not np.any(embeddings.splits == s)]
+    if len(classes) < 2 or empty:
+        raise DataError(
+            f"no embeddings in {', '.join(empty)}" if empty else "fewer than 2 classes",
+            f"{len(embeddings)} embeddings of {len(classes)} classes",
+            "Put images into <split>/<class>/ and run notebook 03_embedding again",
+        )
+    return classes
+
+
+def make_datasets(
+    embeddings: Embeddings, workers: int, seed: int
+) -> "dict[str, Dataset]":
+    """Make the Ray Datasets `train` and `val`, of `embedding` and `label`.
+
+    The training rows come in path order and are shuffled with the seed, so that the
+    same seed gives the same shards. Ray deals every worker equally many rows and
+    drops what is left over; up to `workers - 1` rows are repeated instead.
+    """
+    import ray.data
+
+    classes = class_labels(embeddings)
+    train, val = (embeddings.select(embeddings.splits == s) for s in ("train", "val"))
+    order = np.random.default_rng(seed).permutation(len(train))
+    even = np.resize(order, math.ceil(len(order) / workers) * workers)
+    shards = [_table(train.select(p), classes) for p in np.array_split(even, workers)]
+    return {
+        "train": ray.data.from_arrow(shards),
+        "val": ray.data.from_arrow(_table(val, classes)),
+    }
+
+
+def _table(rows: Embeddings, classes: list[str]) -> "pa.Table":
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(rows.vectors).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+    labels = np.searchsorted(classes, rows.classes)
+    return pa.table({EMBEDDING: vectors, LABEL: pa.array(labels, pa.int64())})
+
+
+def loop_config(
+    settings: Settings, plan: WorkerPlan, embeddings: Embeddings
+) -> dict[str, Any]:
+    """Collect what `train_loop` needs on a worker: plain values, no objects."""
+    classes = class_labels(embeddings)
+    run = read_record(settings)
+    vectors = embeddings.vectors[embeddings.splits == "train"]
+    return {
+        "layers": {
+            "dimension": vectors.shape[1],
+            "hidden_units": settings.hidden_units,
+            "classes": len(classes),
+            "dropout": settings.dropout,
+        },
+        "mean": vectors.mean(axis=0),
+        "deviation": vectors.std(axis=0) + 1e-6,
+        "classes": classes,
+        "epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "batch_size": plan.train.batch_size,
+        "shuffle_rows": math.ceil(len(vectors) / plan.train.workers),
+        "threads": plan.train.threads,
+        "seed": settings.seed,
+        "about": {
+            "pair": settings.pair,
+            "fingerprint": run["fingerprint"],
+            "encoder": run["encoder"]["model"],
+        },
+    }
+
+
+def scaling_config(plan: WorkerPlan) -> "ScalingConfig":
+    """Say how many workers Ray Train starts, and what each reserves."""
+    from ray.train import ScalingConfig
+
+    stage, on_gpu = plan.train, plan.train.gpus > 0
+    resources: dict[str, float] = {"CPU": stage.cpus}
+    if on_gpu:
+        resources["GPU"] = stage.gpus
+    if stage.memory:
+        resources["memory"] = stage.memory
+    return ScalingConfig(
+        num_workers=stage.workers,
+        use_gpu=on_gpu,
+        resources_per_worker=resources,
+        placement_strategy="PACK" if on_gpu else "SPREAD",
+        accelerator_type=plan.accelerator_type or None,
+    )
+
+
+def build_trainer(
+    settings: Settings, plan: WorkerPlan, embeddings: Embeddings, run_id: str
+) -> "TorchTrainer":
+    """Describe the training to Ray; nothing runs until `fit`.
+
+    Args:
+        settings: Epochs, learning rate, seed, storage.
+        plan: Workers and what each of them gets.
+        embeddings: All splits.
+        run_id: The MLflow run to log each epoch to.
+    """
+    from ray import train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # Type checkers see Ray Train V1's signatures under these names.
+    datasets: Any = make_datasets(embeddings, plan.train.workers, settings.seed)
+    return TorchTrainer(
+        train_loop,  # type: ignore[arg-type]
+        train_loop_config=loop_config(settings, plan, embeddings),
+        scaling_config=scaling_config(plan),
+        datasets=datasets,
+        # An equal split drops the rows left over: only `train` is split.
+        dataset_config=train.DataConfig(["train"], enable_shard_locality=False),
+        # NCCL refuses two workers on one GPU.
+        torch_config=TorchConfig(backend="nccl" if plan.train.gpus >= 1 else "gloo"),
+        run_config=train.RunConfig(  # type: ignore[call-arg]
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            storage_path=str(settings.training_dir / "runs"),
+            checkpoint_config=train.CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute="val_loss",
+                checkpoint_score_order="min",
+            ),
+            failure_config=train.FailureConfig(max_failures=1),
+            logging_config=train.LoggingConfig(log_level="ERROR"),
+            callbacks=[EpochLogger(settings.tracking, run_id)],  # type: ignore[list-item]
+        ),
+    )
+
+
+def fit(trainer: "TorchTrainer") -> "Result":
+    """Run `trainer.fit()` without its waits, and leave Ctrl-C as it was.
+
+    An epoch's report waits until Ray Train asks the workers for it, every two seconds
+    by default. It also installs a SIGINT handler that it never takes away, and that
+    ends the process with status 0.
+
+    Raises:
+        DoggosError: One that a worker raised, as itself.
+        TrainingFailedError: Of Ray Train, around any other error.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with unwrapped(), environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2"):
+            return trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
