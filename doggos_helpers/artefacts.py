@@ -94,12 +94,25 @@ def alone(settings: Settings, stage: str) -> Iterator[None]:
         lock.release()
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a draft beside a file, and move it there once the block has written it.
+
+    A reader sees the old file or the new one, never half; what fails leaves the old.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    draft.replace(path)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path, made_by: str) -> Any:

@@ -26,7 +26,7 @@ LOCAL = "local"  # the address of a Ray that is started here, for one process
 PREFIX = "DOGGOS_"
 # What single commands add to these settings; their variables are known as well.
 OF_COMMANDS = "text image classes champion url requests concurrency timeout_s".split()
-YesNo = Literal["", "yes", "no"]
+YesNo = Literal["yes", "no"]
 # Ray, MLflow and Hugging Face report usage unless told otherwise.
 TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,7 +43,6 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         env_ignore_empty=True,
         frozen=True,
-        validate_default=False,  # 0 means "from the plan" by being left out alone
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,
@@ -66,25 +65,28 @@ class Settings(BaseSettings):
     max_bad_share: float = Field(
         0.5, gt=0, le=1, description="of bad images at which embedding stops"
     )
-    progress: YesNo = Field("", description="progress bars; empty: where they help")
+    progress: YesNo | None = Field(None, description="bars; default: where they help")
 
-    use_gpu: YesNo = Field("", description="empty: where there is one")
-    accelerator_type: str = Field("", description="such as L4; empty: any")
-    gpus_per_worker: float = Field(0, gt=0, description="0: from the plan")
-    memory_per_worker: float = Field(
-        0, gt=0, description="GiB that Ray reserves for each worker; 0: none"
+    # None, the default of these, leaves the choice to the worker plan.
+    use_gpu: YesNo | None = Field(None, description="default: where there is one")
+    accelerator_type: str | None = Field(None, description="such as L4; default: any")
+    gpus_per_worker: float | None = Field(None, gt=0, description="may be a fraction")
+    memory_per_worker: float | None = Field(
+        None, gt=0, description="GiB that Ray reserves for each worker; default: none"
     )
-    dtype: Literal["", "float32", "bfloat16", "float16"] = Field(
-        "", description="of the CLIP towers; empty: from the plan"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of the CLIP towers"
     )
-    embed_workers: int = Field(0, gt=0, description="0: from the plan")
-    embed_cpus: float = Field(0, gt=0, description="CPUs of an embedding worker")
-    embed_batch_size: int = Field(0, gt=0, description="images; 0: from the plan")
-    train_workers: int = Field(0, gt=0, description="0: from the plan")
-    train_cpus: float = Field(0, gt=0, description="CPUs of a training worker")
-    train_batch_size: int = Field(0, gt=0, description="rows a worker; 0: the plan's")
-    replicas: int = Field(0, gt=0, description="of each serving stage; 0: the plan's")
-    replica_cpus: float = Field(0, gt=0, description="CPUs of a model replica")
+    embed_workers: int | None = Field(None, gt=0, description="how many")
+    embed_cpus: float | None = Field(None, gt=0, description="CPUs of each")
+    embed_batch_size: int | None = Field(None, gt=0, description="images")
+    train_workers: int | None = Field(None, gt=0, description="how many")
+    train_cpus: float | None = Field(None, gt=0, description="CPUs of each")
+    train_batch_size: int | None = Field(None, gt=0, description="rows a worker")
+    replicas: int | None = Field(None, gt=0, description="of each serving stage")
+    replica_cpus: float | None = Field(
+        None, gt=0, description="CPUs of a model replica"
+    )
 
     epochs: int = Field(15, gt=0, description="passes over the training rows")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
@@ -96,7 +98,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="where the service listens")
     port: int = Field(8000, gt=0, lt=65536, description="where the service listens")
     app_name: str = Field("doggos", min_length=1, description="of the Serve app")
-    serve_images: YesNo = Field("", description="serve the data set's own images")
+    serve_images: YesNo | None = Field(None, description="default: for the sample")
     allow_private_urls: bool = Field(False, description="fetch from private hosts")
     keep_app: bool = Field(False, description="leave the app of notebook 06 running")
 
@@ -161,7 +163,7 @@ class Settings(BaseSettings):
             name = ".".join(map(str, one["loc"]))
             lines.append(f"{name} = {one['input']!r} ({one['msg']})")
             variable = f"{PREFIX}{name.upper()}"
-            if one["type"] == "greater_than" and cls.model_fields[name].default == 0:
+            if one["type"] == "greater_than" and cls.model_fields[name].default is None:
                 fixes.append(f"leave {name} out ({variable}), for what the plan gives")
             else:
                 fixes.append(f"change the parameter, the option or {variable}")
@@ -256,9 +258,8 @@ class Settings(BaseSettings):
     @property
     def serves_images(self) -> bool:
         """Whether the app hands out the data set's images: by default the sample's."""
-        return self.serve_images == "yes" or (
-            self.serve_images == "" and self.dataset == SAMPLE
-        )
+        default = "yes" if self.dataset == SAMPLE else "no"
+        return (self.serve_images or default) == "yes"
 
     @property
     def shows_progress(self) -> bool:

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import errno
 import os
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from doggos_helpers.errors import DoggosError, SettingsError
-from doggos_helpers.serve.service import bind
+from doggos_helpers.serve.service import free_port
 from doggos_helpers.settings import LOCAL, Settings, environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -190,14 +189,12 @@ def own_port(parameters: Mapping[str, Any]) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(lock.acquire(timeout=0))
-            _, problem = bind(usual.host, usual.port)
-            taken = problem is not None and problem.errno == errno.EADDRINUSE
-        except (Timeout, OSError):  # another batch's, or another user's
-            taken = True
-        port, problem = bind(usual.host, 0)
-        if taken and not problem:  # what is wrong with the host, notebook 06 says
-            print(f"Port {usual.port} is taken: the service will listen on {port}.")
-            held.enter_context(environment(DOGGOS_PORT=str(port)))
+            free_port(usual.host, usual.port)
+        except (Timeout, OSError):  # another batch's, another user's, or the host's
+            with contextlib.suppress(OSError):  # of the host, which notebook 06 says
+                port = free_port(usual.host, 0)
+                print(f"Port {usual.port} is taken: the service will listen on {port}.")
+                held.enter_context(environment(DOGGOS_PORT=str(port)))
         yield
 
 

@@ -90,6 +90,15 @@ def connect(settings: Settings) -> Cluster:
     return cluster
 
 
+@contextlib.contextmanager
+def connected(settings: Settings) -> Iterator[Cluster]:
+    """Connect for the length of a block, as the commands do."""
+    try:
+        yield connect(settings)
+    finally:
+        disconnect()
+
+
 def is_connected() -> bool:
     """Tell whether this process is connected to a Ray."""
     import ray

@@ -21,7 +21,7 @@ from doggos_helpers.cluster.nodes import node_name
 from doggos_helpers.cluster.plan import GIB
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.errors import ClusterError, DoggosError, ServiceError, StorageError
-from doggos_helpers.serve.service import bind
+from doggos_helpers.serve.service import free_port
 from doggos_helpers.settings import SAMPLE, Settings, token_source
 
 DISTRIBUTION = "doggos-helpers"
@@ -156,14 +156,15 @@ def _tracking(settings: Settings) -> str:
 
 def _port(settings: Settings) -> str:
     where = f"{settings.host}:{settings.port}"
-    _, error = bind(settings.host, settings.port)
-    if error:
+    try:
+        free_port(settings.host, settings.port)
+    except OSError as error:
         raise ServiceError(
             f"notebook 06 can't serve there ({error.strerror})",
             where,
             "End what listens there (it may be the app of notebook 06), or set"
             " another port (DOGGOS_PORT)",
-        )
+        ) from error
     return f"{where} is free for the service"
 
 

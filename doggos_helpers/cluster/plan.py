@@ -131,7 +131,7 @@ def plan_workers(
         serve=serve,
         task_cpus=_quarter(min(1.0, max(free / 2, 0.25))),
         device="cuda" if on_gpu else "cpu",
-        accelerator_type=settings.accelerator_type if on_gpu else "",
+        accelerator_type=(settings.accelerator_type or "") if on_gpu else "",
     )
 
 
@@ -231,10 +231,12 @@ def _overridden(
     settings: Settings, embed: StagePlan, train: StagePlan, serve: StagePlan
 ) -> tuple[StagePlan, ...]:
     def change(
-        plan: StagePlan, workers: int, cpus: float, batch_size: int
+        plan: StagePlan, workers: int | None, cpus: float | None, batch_size: int | None
     ) -> StagePlan:
         per_node = plan.per_node
-        if workers > plan.workers:  # spread what is asked over as many nodes
+        if (
+            workers and workers > plan.workers
+        ):  # spread what is asked over as many nodes
             per_node = math.ceil(workers * per_node / plan.workers)
         return dataclasses.replace(
             plan,
@@ -242,14 +244,14 @@ def _overridden(
             per_node=per_node,
             cpus=cpus or plan.cpus,
             batch_size=batch_size or plan.batch_size,
-            memory=int(settings.memory_per_worker * GIB),
+            memory=int((settings.memory_per_worker or 0) * GIB),
         )
 
     s = settings
     return (
         change(embed, s.embed_workers, s.embed_cpus, s.embed_batch_size),
         change(train, s.train_workers, s.train_cpus, s.train_batch_size),
-        change(serve, s.replicas, s.replica_cpus, 0),
+        change(serve, s.replicas, s.replica_cpus, None),
     )
 
 

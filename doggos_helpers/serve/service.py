@@ -33,21 +33,21 @@ if TYPE_CHECKING:
     from ray.serve import Application
 
 
-def bind(host: str, port: int) -> tuple[int, OSError | None]:
-    """Try to listen at a host and port, and let go of it.
+def free_port(host: str, port: int) -> int:
+    """Listen at a host and port for a moment; 0 takes any port that is free.
 
     Returns:
-        The port, one that is free where 0 was asked for, and why not, if it can't be.
+        The port.
+
+    Raises:
+        OSError: Nothing can listen there; `errno` says why.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            # Connections of a service that has just ended don't count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return probe.getsockname()[1], None
-    except OSError as error:
-        return port, error
+    with socket.socket(family) as probe:
+        # Connections of a service that has just ended don't count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
 
 
 REQUEST_TIMEOUT_S = 60
@@ -166,9 +166,11 @@ def _one_machine(cluster: Cluster) -> bool:
 
 def _check_port(settings: Settings, or_serve: bool = False) -> None:
     """Raise unless the port is free, or `or_serve` and a Ray Serve listens there."""
-    _, error = bind(settings.host, settings.port)
-    if error is None:
+    try:
+        free_port(settings.host, settings.port)
         return
+    except OSError as failed:
+        error = failed
     what = f"can't listen there ({error.strerror})"
     fix = "Set host to an address of this machine (DOGGOS_HOST)"
     if error.errno == errno.EACCES:

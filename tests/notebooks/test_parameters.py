@@ -69,7 +69,8 @@ def test_what_is_empty_falls_through(notebook: Path) -> None:
     options = ("-p", "dataset", "", "-p", "epochs", "0")
     values = run(notebook, *options, DOGGOS_DATASET="/env/dogs")
     assert values["dataset"] == "/env/dogs"
-    assert values["epochs"] == 15 and values["seed"] == 0 and values["use_gpu"] == ""
+    assert values["epochs"] == 15 and values["seed"] == 0
+    assert values["use_gpu"] is None
 
 
 def test_papermill_itself_warns_of_what_a_notebook_does_not_declare(notebook) -> None:

@@ -36,7 +36,7 @@ def test_a_wrong_value_is_named_with_its_setting(name, value):
 
 
 def test_no_workers_is_an_error_unless_a_notebook_says_it(monkeypatch):
-    assert Settings.given(embed_workers=0, replicas=0).embed_workers == 0
+    assert Settings.given(embed_workers=0, replicas=0).embed_workers is None
     for name in ("embed_workers", "train_cpus", "replicas", "gpus_per_worker"):
         with pytest.raises(SettingsError, match=f"{name} = '0'") as caught:
             Settings.from_command("x", [f"--{name.replace('_', '-')}", "0"])
@@ -50,7 +50,7 @@ def test_no_workers_is_an_error_unless_a_notebook_says_it(monkeypatch):
 
 def test_a_variable_that_is_empty_counts_as_not_set(monkeypatch):
     monkeypatch.setenv("DOGGOS_EMBED_WORKERS", "")
-    assert Settings.given().embed_workers == 0
+    assert Settings.given().embed_workers is None
 
 
 @pytest.mark.parametrize(
