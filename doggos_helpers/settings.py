@@ -6,17 +6,19 @@ This is the only module that reads the environment. Precedence: a value passed i
 
 import contextlib
 import difflib
+import functools
 import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as CommandLineError
 
 from doggos_helpers.errors import SettingsError, without_secrets
@@ -24,8 +26,6 @@ from doggos_helpers.errors import SettingsError, without_secrets
 SAMPLE = "sample"
 LOCAL = "local"  # the address of a Ray that is started here, for one process
 PREFIX = "DOGGOS_"
-# What single commands add to these settings; their variables are known as well.
-OF_COMMANDS = "text image classes champion url requests concurrency timeout_s".split()
 YesNo = Literal["yes", "no"]
 # Ray, MLflow and Hugging Face report usage unless told otherwise.
 TELEMETRY_OFF = {
@@ -106,55 +106,58 @@ class Settings(BaseSettings):
     def given(cls, **parameters: Any) -> Self:
         """Build settings from a notebook's parameters.
 
-        An empty string means "not given here", as does a 0 for which 0 is the
-        default or not a value.
+        An empty string means "not given here", as does a 0 that is the default or that
+        the setting doesn't take.
 
         Raises:
             SettingsError: A name or a value that no setting takes.
         """
-        unknown = sorted(set(parameters) - set(cls.model_fields))
-        if unknown:
-            raise SettingsError(
-                "unknown setting", ", ".join(unknown), "Remove it or mend its name"
-            )
-        warn_of_unknown_variables()
-        given = {n: v for n, v in parameters.items() if not cls._not_given(n, v)}
-        try:
-            return cls(**given)
-        except ValidationError as error:
-            raise cls._explain(error) from None
+        for name in set(parameters) - set(cls.model_fields):
+            fix = suggestion(name, cls.model_fields, "Remove it")
+            raise SettingsError("unknown setting", name, fix)
+        return cls._checked(
+            {n: v for n, v in parameters.items() if not cls._not_given(n, v)}
+        )
 
     @classmethod
     def from_command(cls, program: str, arguments: list[str]) -> Self:
-        """Build settings from a command's options (`--dataset`, `--help`, ...)."""
-        warn_of_unknown_variables()
-        command: dict[str, Any] = {
-            "_cli_parse_args": arguments,
-            "_cli_prog_name": f"python -m {program}",
-            "_cli_exit_on_error": False,
-        }
+        """Build settings from a command's options (`--dataset`, `--help`, ...).
+
+        Raises:
+            SettingsError: An option or a value that the command doesn't take.
+        """
         try:
-            return cls(**command)
-        except ValidationError as error:
-            raise cls._explain(error) from None
+            options: Any = CliSettingsSource(
+                cls,
+                cli_prog_name=f"python -m {program}",
+                cli_parse_args=arguments,
+                cli_exit_on_error=False,
+                add_argument_method=_add_option,
+            )
         except CommandLineError as error:
             what = str(error).removeprefix("error parsing CLI: ")
-            options = [f"--{name.replace('_', '-')}" for name in cls.model_fields]
-            wrong = [word for word in what.split() if word.startswith("--")]
-            near = difflib.get_close_matches(wrong[0], options, 1) if wrong else []
-            fix = f"Did you mean {near[0]}" if near else "See --help for all options"
+            wrong = next((w for w in what.split() if w.startswith("--")), "")
+            known = [f"--{name.replace('_', '-')}" for name in cls.model_fields]
+            fix = suggestion(wrong, known, "See --help for all options")
             raise SettingsError("wrong option", what, fix) from None
+        return cls._checked({"_cli_settings_source": options})
+
+    @classmethod
+    def _checked(cls, values: dict[str, Any]) -> Self:
+        _warn_of_mistyped_variables(cls.model_fields)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise cls._explain(error) from None
 
     @classmethod
     def _not_given(cls, name: str, value: Any) -> bool:
-        if value == "":
-            return True
         field = cls.model_fields[name]
-        zero_is_auto = field.default == 0 or any(
-            getattr(m, "gt", None) == 0 for m in field.metadata
+        zero_is_a_value = field.default not in (None, 0) and not any(
+            getattr(limit, "gt", None) == 0 for limit in field.metadata
         )
         is_zero = not isinstance(value, bool) and value == 0
-        return is_zero and zero_is_auto and name != "seed"
+        return value == "" or (is_zero and not zero_is_a_value and name != "seed")
 
     @classmethod
     def _explain(cls, error: ValidationError) -> SettingsError:
@@ -164,13 +167,10 @@ class Settings(BaseSettings):
             lines.append(f"{name} = {one['input']!r} ({one['msg']})")
             variable = f"{PREFIX}{name.upper()}"
             if one["type"] == "greater_than" and cls.model_fields[name].default is None:
-                fixes.append(f"leave {name} out ({variable}), for what the plan gives")
+                fixes.append(f"Leave {name} out ({variable}), for what the plan gives")
             else:
-                fixes.append(f"change the parameter, the option or {variable}")
-        fix = "; ".join(fixes)
-        return SettingsError(
-            "wrong setting", "; ".join(lines), fix[0].upper() + fix[1:]
-        )
+                fixes.append(f"Change the parameter, the option or {variable}")
+        return SettingsError("wrong setting", "; ".join(lines), "; ".join(fixes))
 
     @field_validator("dataset", "model", "storage", mode="after")
     @classmethod
@@ -186,10 +186,9 @@ class Settings(BaseSettings):
 
     def shown(self) -> dict[str, Any]:
         """Return all settings as they may be recorded: without credentials."""
-        values = self.model_dump()
         return {
             name: without_secrets(value) if isinstance(value, str) else value
-            for name, value in values.items()
+            for name, value in self.model_dump().items()
         }
 
     # --- where things are ---------------------------------------------------
@@ -287,22 +286,34 @@ def in_anyscale() -> bool:
     return bool(os.environ.get("ANYSCALE_CLUSTER_ID"))
 
 
-_warned: set[str] = set()
+def _add_option(parser: Any, *names: str, **options: Any) -> Any:
+    """Add an option to a parser; one of a single letter in both forms: -k and --k."""
+    if all(len(name) == 2 for name in names):
+        names = (*names, *(f"-{name}" for name in names))
+    return ArgumentParser.add_argument(parser, *names, **options)
 
 
-def warn_of_unknown_variables() -> None:
-    """Say once, on standard error, which `DOGGOS_` variables no setting has."""
-    known = [name.upper() for name in (*Settings.model_fields, *OF_COMMANDS)]
-    ours = {n for n in os.environ if n.startswith(PREFIX)} - _warned
-    for name in sorted(ours):
-        setting = name.removeprefix(PREFIX)
-        if setting in known or setting.startswith("TEST_"):
+def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the fix for a name that isn't known: the nearest one that is."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f"Did you mean {near[0]}" if near else otherwise
+
+
+def _warn_of_mistyped_variables(known: Iterable[str]) -> None:
+    names = [name.upper() for name in known]
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name in names:
             continue
-        _warned.add(name)
-        near = difflib.get_close_matches(setting, known, n=1)
-        fix = f"Did you mean {PREFIX}{near[0]}" if near else "Unset it"
-        warning = SettingsError("no setting has this variable", name, fix)
-        print(f"warning: {warning}", file=sys.stderr)
+        if near := suggestion(name, names).replace("mean ", f"mean {PREFIX}"):
+            _warn_once(
+                str(SettingsError("no setting has this variable", variable, near))
+            )
+
+
+@functools.cache
+def _warn_once(warning: str) -> None:
+    print(f"warning: {warning}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -336,14 +347,5 @@ def job_runtime_env() -> dict[str, Any]:
     return config.get("runtime_env") or {}
 
 
-def telemetry_off() -> None:
-    """Turn the usage reports of Ray, MLflow and Hugging Face off.
-
-    A variable that the user has set is left as it is. Must run before those
-    libraries are imported.
-    """
-    for name, value in TELEMETRY_OFF.items():
-        os.environ.setdefault(name, value)
-
-
-telemetry_off()
+# Before those libraries are imported; what the user has set is left as it is.
+os.environ.update({k: v for k, v in TELEMETRY_OFF.items() if k not in os.environ})

@@ -1,7 +1,6 @@
 """The notebooks in order, executed with papermill into an output folder."""
 
 import contextlib
-import difflib
 import os
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from doggos_helpers.errors import DoggosError, SettingsError
 from doggos_helpers.serve.service import free_port
-from doggos_helpers.settings import LOCAL, Settings, environment
+from doggos_helpers.settings import LOCAL, Settings, environment, suggestion
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -127,8 +126,7 @@ def check_parameters(parameters: Mapping[str, Any], declared: set[str]) -> None:
         if name in Settings.model_fields:
             fix = f"No notebook takes it; set DOGGOS_{name.upper()} in the environment"
         else:
-            near = difflib.get_close_matches(name, sorted(declared), n=1)
-            fix = f"Did you mean {near[0]}" if near else "Remove it"
+            fix = suggestion(name, declared, "Remove it")
         raise SettingsError("no notebook declares this parameter", name, fix)
 
 
