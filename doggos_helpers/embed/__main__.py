@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from doggos_helpers.cluster.connect import connect, disconnect
-from doggos_helpers.embed.stage import check_inputs, embed
+from doggos_helpers.cluster.connect import connected
+from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import PART, TABLE
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
@@ -12,12 +12,9 @@ from doggos_helpers.settings import Settings
 def main(arguments: Sequence[str]) -> int:
     """Embed the data set of the settings."""
     settings = Settings.from_command("doggos_helpers.embed", list(arguments))
-    check_inputs(settings)
-    cluster = connect(settings)
-    try:
-        run = embed(settings, cluster)
-    finally:
-        disconnect()
+    inputs = check(settings)
+    with connected(settings) as cluster:
+        run = embed(inputs, cluster)
     counts = run["counts"]
     print(
         f"{counts['embedded']} embedded + {counts['errors']} bad = {counts['manifest']}"

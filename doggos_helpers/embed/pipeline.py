@@ -1,6 +1,7 @@
 """Embedding: from a manifest of images to one Parquet table, on Ray Data."""
 
 import hashlib
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 PIXELS = "pixels"
-MAX_BLOCK_ROWS = 512
+BLOCKS, MAX_BLOCK_ROWS = 8, 512  # of a worker; of each
 SURE_ROWS = 64  # after so many a worker knows whether most images are bad
 DIGEST_BYTES = 16
 
@@ -92,18 +93,10 @@ class Embedder:
             vectors[~bad] = self.encoder.encode_images(batch[PIXELS][~bad])
         # Not a fixed-size list: Parquet can't read one back that holds nulls.
         lists = [None if b else v for v, b in zip(vectors, bad, strict=True)]
-        embedding = pa.array(lists, pa.list_(pa.float32()))
-        kept_columns = (PATH, CLASS, SPLIT, SIZE, DIGEST)
-        kept = {name: pa.array(batch[name]) for name in kept_columns}
-        reasons = [reason or None for reason in batch[REASON]]
-        return pa.table(
-            kept
-            | {
-                EMBEDDING: embedding,
-                REASON: pa.array(reasons, pa.string()),
-                NODE: pa.array([self.node] * len(bad)),
-            }
-        )
+        columns = {name: batch[name] for name in (PATH, CLASS, SPLIT, SIZE, DIGEST)}
+        columns[EMBEDDING] = pa.array(lists, pa.list_(pa.float32()))
+        columns[REASON] = pa.array([r or None for r in batch[REASON]], pa.string())
+        return pa.table(columns | {NODE: [self.node] * len(bad)})
 
     def _give_up_if_most_are_bad(self, reasons: np.ndarray) -> None:
         """Stop a plainly misconfigured job early; what is written stays."""
@@ -141,8 +134,8 @@ def build_pipeline(
     from doggos_helpers.clip.encoder import load_preprocessing
 
     stage = plan.embed
-    blocks = -(-rows.num_rows // (stage.workers * 8))
-    size = min(MAX_BLOCK_ROWS, -(-blocks // stage.batch_size) * stage.batch_size)
+    batches = math.ceil(rows.num_rows / (stage.workers * BLOCKS * stage.batch_size))
+    size = min(MAX_BLOCK_ROWS, batches * stage.batch_size)
     tables = [rows.slice(i, size) for i in range(0, rows.num_rows, size)]
     kwargs = {
         "root": root,

@@ -2,9 +2,11 @@
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from doggos_helpers.artefacts import alone, check_storage, write_run, writing
+from doggos_helpers.clip.model import check_model, model_fingerprint
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.manifest import Manifest, build_manifest
@@ -25,7 +27,29 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
+@dataclass(frozen=True)
+class EmbedInputs:
+    """What an embedding needs: the images, and which model embeds them."""
+
+    settings: Settings
+    manifest: Manifest
+    model: str
+
+
+def check(settings: Settings) -> EmbedInputs:
+    """Find out without Ray what would stop an embedding.
+
+    Raises:
+        StorageError, DataError, ModelError: See their messages.
+    """
+    check_storage(settings)
+    manifest = build_manifest(settings)
+    check_model(settings)
+    model = model_fingerprint(settings.model, settings.model_revision)
+    return EmbedInputs(settings, manifest, model)
+
+
+def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
     """Embed every image of the data set that isn't embedded yet.
 
     Writes `embeddings_dir`/table, one row a manifest path with either `embedding` or
@@ -38,15 +62,9 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
     Raises:
         DataError, ModelError, ClusterError, StorageError: See their messages.
     """
-    from doggos_helpers.clip.model import model_fingerprint
-
-    started = time.time()
+    started, settings, manifest = time.time(), inputs.settings, inputs.manifest
     folder, plan = settings.embeddings_dir, cluster.plan
-    manifest = check_inputs(settings)
-    encoder = {
-        "model": model_fingerprint(settings.model, settings.model_revision),
-        "dtype": plan.embed.dtype,
-    }
+    encoder = {"model": inputs.model, "dtype": plan.embed.dtype}
     with alone(settings, "embed"), writing(folder, "the embeddings"), unwrapped():
         forget_other_encoder(folder, encoder)
         rows = unfinished_rows(folder, manifest)
@@ -56,48 +74,43 @@ def embed(settings: Settings, cluster: Cluster) -> dict[str, Any]:
                 str(folder / PENDING), ray_remote_args={"num_cpus": plan.task_cpus}
             )
         elif (folder / "run.json").is_file():
-            record = read_record(settings)
-            if record["fingerprint"] == manifest.fingerprint:
-                return record
+            before = read_record(settings)
+            if before["fingerprint"] == manifest.fingerprint:
+                return before
         table, nodes = commit(folder, manifest)
-        reasons = Counter(r for r in table[REASON].to_pylist() if r)
-        run = write_run(
-            folder,
-            "embed",
-            settings,
-            started,
-            fingerprint=manifest.fingerprint,
-            counts=_counts(manifest, table, rows.num_rows),
-            nodes=nodes,
-            encoder=encoder,
-            classes=list(manifest.classes),
-            reasons=dict(reasons.most_common()),
-        )
-    check_bad_share(table.num_rows, reasons, settings.max_bad_share)
-    return run
+        return _record(inputs, table, rows.num_rows, nodes, encoder, started)
 
 
-def check_inputs(settings: Settings) -> Manifest:
-    """Check, without Ray, what an embedding needs; return the manifest.
-
-    Raises:
-        StorageError, DataError, ModelError: See their messages.
-    """
-    from doggos_helpers.clip.model import check_model
-
-    check_storage(settings)
-    manifest = build_manifest(settings)
-    check_model(settings)
-    return manifest
-
-
-def _counts(manifest: Manifest, table: "pa.Table", computed: int) -> dict[str, int]:
-    good = table[REASON].null_count
-    return {
+def _record(
+    inputs: EmbedInputs,
+    table: "pa.Table",
+    computed: int,
+    nodes: dict[str, int],
+    encoder: dict[str, str],
+    started: float,
+) -> dict[str, Any]:
+    """Write run.json; only then complain where most images are bad."""
+    settings, manifest = inputs.settings, inputs.manifest
+    reasons = Counter(r for r in table[REASON].to_pylist() if r)
+    counts = {
         "manifest": manifest.table.num_rows,
-        "embedded": good,
-        "errors": table.num_rows - good,
+        "embedded": table[REASON].null_count,
+        "errors": reasons.total(),
         "computed": computed,
         "ignored_files": manifest.ignored,
         "in_several_splits": in_several_splits(table),
     }
+    run = write_run(
+        settings.embeddings_dir,
+        "embed",
+        settings,
+        started,
+        fingerprint=manifest.fingerprint,
+        counts=counts,
+        nodes=nodes,
+        encoder=encoder,
+        classes=list(manifest.classes),
+        reasons=dict(reasons.most_common()),
+    )
+    check_bad_share(table.num_rows, reasons, settings.max_bad_share)
+    return run

@@ -2,14 +2,14 @@
 
 import logging
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from doggos_helpers.artefacts import missing, read_json, write_json
+from doggos_helpers.artefacts import missing, read_json, replacing, write_json
 from doggos_helpers.cluster.nodes import NODE
 from doggos_helpers.data.manifest import CLASS, PATH, SIZE, SPLIT, Manifest
 from doggos_helpers.errors import StorageError
@@ -41,8 +41,8 @@ def _read_piece(file: Path) -> "pa.Table | None":
 
     try:
         piece = pq.read_table(file)
-        if missing_columns := sorted(set(COLUMNS) - set(piece.column_names)):
-            raise ValueError(f"it has no column {', '.join(missing_columns)}")
+        if lacking := sorted(set(COLUMNS) - set(piece.column_names)):
+            raise ValueError(f"it has no column {', '.join(lacking)}")
     except PermissionError:
         raise
     except (pa.ArrowInvalid, OSError, ValueError) as error:
@@ -59,21 +59,17 @@ def _read_piece(file: Path) -> "pa.Table | None":
 
 def in_several_splits(table: "pa.Table") -> int:
     """Count the files whose very bytes another split holds as well; warn of them."""
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for digest, split, path in zip(
-        *(table[c].to_pylist() for c in (DIGEST, SPLIT, PATH)), strict=True
-    ):
-        if digest:
-            found[digest].append((split, path))
-    copies = [rows for rows in found.values() if len({split for split, _ in rows}) > 1]
-    count = sum(len(rows) for rows in copies)
-    if copies:
+    rows = table.select([DIGEST, SPLIT, PATH]).to_pandas()
+    rows = rows[rows[DIGEST] != ""]
+    copies = rows[rows.groupby(DIGEST)[SPLIT].transform("nunique") > 1]
+    if len(copies):
+        alike = copies[PATH][copies[DIGEST] == copies[DIGEST].iloc[0]]
         logging.getLogger(__name__).warning(
             "%d images have a copy in another split, which flatters the evaluation,"
             " such as %s",
-            *(count, " and ".join(sorted(path for _, path in copies[0]))),
+            *(len(copies), " and ".join(sorted(alike))),
         )
-    return count
+    return len(copies)
 
 
 def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
@@ -86,57 +82,47 @@ def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
     if not pieces:
         return None
     table = pa.concat_tables(pieces)
-    sizes = dict(
-        zip(
-            manifest.table[PATH].to_pylist(),
-            manifest.table[SIZE].to_pylist(),
-            strict=True,
-        )
-    )
-    best: dict[str, tuple[bool, int]] = {}
-    columns = (PATH, SIZE, REASON)
-    for i, (path, size, reason) in enumerate(
-        zip(*(table[c].to_pylist() for c in columns), strict=True)
-    ):
-        if sizes.get(path) == size:  # later pieces are newer; a good row wins
-            best[path] = max(best.get(path, (False, -1)), (reason is None, i))
-    return table.take([i for _, (_, i) in sorted(best.items())])
+    rows = table.select([PATH, SIZE, REASON]).to_pandas().reset_index(names="row")
+    rows = rows.merge(manifest.table.select([PATH, SIZE]).to_pandas())
+    # Later pieces are newer; a good row wins.
+    rows = rows.assign(good=rows[REASON].isna()).sort_values(["good", "row"])
+    return table.take(rows.drop_duplicates(PATH, keep="last").sort_values(PATH)["row"])
 
 
 def unfinished_rows(folder: Path, manifest: Manifest) -> "pa.Table":
     """Return the manifest rows that have no embedding yet."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     stored = stored_rows(folder, manifest)
     if stored is None:
         return manifest.table
     done = stored.filter(pc.is_null(stored[REASON]))[PATH]
-    isin = pc.is_in(
-        manifest.table[PATH], value_set=pa.array(done.to_pylist(), pa.string())
-    )
-    return manifest.table.filter(pc.invert(isin))
+    return manifest.table.filter(pc.invert(pc.is_in(manifest.table[PATH], done)))
 
 
 def commit(folder: Path, manifest: Manifest) -> "tuple[pa.Table, dict[str, int]]":
-    """Merge the pending rows into the table, sorted by path, and swap it in."""
+    """Merge the pending rows into the table, sorted by path, and swap it in.
+
+    Returns:
+        The table, and how many rows each node embedded.
+
+    Raises:
+        StorageError: Rows are missing.
+    """
     import pyarrow.parquet as pq
 
     table = stored_rows(folder, manifest)
     if table is None or table.num_rows != manifest.table.num_rows:
-        found = 0 if table is None else table.num_rows
         raise StorageError(
-            f"{found} of {manifest.table.num_rows} rows were stored",
+            f"{table.num_rows if table else 0} of {manifest.table.num_rows} rows were"
+            " stored",
             str(folder),
             "Run the same command again: it computes the missing rows",
         )
     nodes = Counter(n for n in table[NODE].to_pylist() if n)
     table = table.drop_columns([NODE])
-    target = folder / TABLE
-    target.mkdir(parents=True, exist_ok=True)
-    draft = target / f".{PART}"
-    pq.write_table(table, draft)
-    draft.replace(target / PART)
+    with replacing(folder / TABLE / PART) as draft:
+        pq.write_table(table, draft)
     shutil.rmtree(folder / PENDING, ignore_errors=True)
     return table, dict(sorted(nodes.items()))
 
@@ -161,6 +147,13 @@ class Embeddings:
         """Return the rows where `mask` (bool [n], or indices) holds."""
         columns = (self.paths, self.classes, self.splits, self.vectors)
         return Embeddings(*(c[mask] for c in columns))
+
+    def to_arrow(self) -> "pa.FixedSizeListArray":
+        """Return the vectors as an Arrow column: one list of d numbers a row."""
+        import pyarrow as pa
+
+        flat = pa.array(np.ascontiguousarray(self.vectors).ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
 
 
 def embeddings_file(settings: Settings) -> Path:

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 
-from doggos_helpers.cluster.connect import connect, disconnect
+from doggos_helpers.cluster.connect import connected
 from doggos_helpers.errors import run_command
-from doggos_helpers.evaluate.stage import check_inputs, predict
+from doggos_helpers.evaluate.stage import check, evaluate
 from doggos_helpers.settings import Settings
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluate the champion of the settings on the test split."""
     settings = Settings.from_command("doggos_helpers.evaluate", list(arguments))
-    inputs = check_inputs(settings)
-    cluster = connect(settings)
-    try:
-        run = predict(inputs, settings, cluster)
-    finally:
-        disconnect()
+    inputs = check(settings)
+    with connected(settings) as cluster:
+        run = evaluate(inputs, cluster)
     chance, counts = run["chance"], run["counts"]
     print(f"version {run['version']}: {counts['correct']} of {counts['test']} correct")
     print(

@@ -42,11 +42,7 @@ def compute_metrics(
     Raises:
         DataError: There are no rows, or a label isn't in the label set.
     """
-    from sklearn.metrics import (
-        accuracy_score,
-        confusion_matrix,
-        precision_recall_fscore_support,
-    )
+    from sklearn.metrics import classification_report, confusion_matrix
 
     names = list(classes)
     unknown = sorted(set(actual) - set(names))
@@ -56,33 +52,26 @@ def compute_metrics(
             f"{len(actual)} predictions",
             "Run the notebooks from 03_embedding on again",
         )
-    columns = precision_recall_fscore_support(
-        actual, predicted, labels=names, zero_division=0
+    report: Any = classification_report(
+        actual, predicted, labels=names, zero_division=0, output_dict=True
     )
     per_class = [
-        {
-            CLASS: name,
-            "precision": float(precision),
-            "recall": float(recall),
-            "f1": float(f1),
-            "support": int(support),
-        }
-        for name, precision, recall, f1, support in zip(names, *columns, strict=True)
+        {CLASS: name, "f1": row.pop("f1-score"), **row, "support": int(row["support"])}
+        for name, row in ((name, report[name]) for name in names)
     ]
     present = [row for row in per_class if row["support"]]
-    macro = {
-        key: float(np.mean([row[key] for row in present]))
-        for key in ("precision", "recall", "f1")
-    }
     # scikit-learn's top_k_accuracy_score wants other shapes for two classes.
     order = np.argsort(-np.asarray(probabilities), axis=1, kind="stable")[:, :TOP]
     hits = order == np.searchsorted(names, actual)[:, None]
     return {
         "rows": len(actual),
         "classes": names,
-        "top1": float(accuracy_score(actual, predicted)),
+        "top1": float(np.mean(np.asarray(actual) == np.asarray(predicted))),
         "top5": float(hits.any(axis=1).mean()),
-        "macro": macro,
+        "macro": {
+            key: float(np.mean([row[key] for row in present]))
+            for key in ("precision", "recall", "f1")
+        },
         "chance": {
             "uniform": 1 / len(names),
             "majority": max(row["support"] for row in per_class) / len(actual),
@@ -112,12 +101,7 @@ def accuracy_by(
     )
     right = joined[CLASS] == joined[PREDICTED]
     rows = [
-        {
-            "attribute": name,
-            "value": value,
-            "images": len(members),
-            "accuracy": float(right[members].mean()),
-        }
+        (name, value, len(members), float(right[members].mean()))
         for name in names
         for value, members in joined.groupby(name).groups.items()
     ]

@@ -1,18 +1,17 @@
 """Batch prediction of the test split on Ray Data, and the table it writes."""
 
-import contextlib
-import os
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from doggos_helpers.artefacts import missing
+from doggos_helpers.artefacts import missing, replacing, writing
 from doggos_helpers.cluster.nodes import NODE, this_node
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.manifest import CLASS, PATH
 from doggos_helpers.embed.table import EMBEDDING, Embeddings
-from doggos_helpers.errors import StorageError, unwrapped
+from doggos_helpers.errors import unwrapped
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import load, predict_probabilities
 
@@ -77,13 +76,10 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
     import ray.data
 
     stage = plan.serve
-    blocks = []
-    for part in np.array_split(np.arange(len(test)), min(stage.workers, len(test))):
-        rows = test.select(part)
-        flat = pa.array(np.ascontiguousarray(rows.vectors).ravel())
-        vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
-        names = {PATH: rows.paths.tolist(), CLASS: rows.classes.tolist()}
-        blocks.append(pa.table(names | {EMBEDDING: vectors}))
+    names = {PATH: test.paths.tolist(), CLASS: test.classes.tolist()}
+    table = pa.table(names | {EMBEDDING: test.to_arrow()})
+    rows = math.ceil(len(test) / stage.workers)
+    blocks = [table.slice(start, rows) for start in range(0, len(test), rows)]
     return ray.data.from_arrow(blocks).map_batches(
         Predictor,
         fn_constructor_args=(str(folder), stage.threads),
@@ -118,25 +114,13 @@ def read_predictions(settings: Settings) -> "pd.DataFrame":
 
 
 def write_predictions(table: "pa.Table", settings: Settings) -> None:
-    """Write the table so that a reader sees the old file or the new one.
+    """Write the table, whole or not at all.
 
     Raises:
         StorageError: It can't be written.
     """
     import pyarrow.parquet as pq
 
-    file = settings.evaluation_dir / PREDICTIONS
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    folder = settings.evaluation_dir
+    with writing(folder, "the predictions"), replacing(folder / PREDICTIONS) as draft:
         pq.write_table(table, draft)
-        draft.replace(file)
-    except OSError as error:
-        raise StorageError(
-            f"can't write the predictions ({error})",
-            str(file),
-            "Check the storage setting and the free space",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()

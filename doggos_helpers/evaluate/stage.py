@@ -1,10 +1,10 @@
-"""Evaluation: the champion's predictions of the test split, and their figures."""
+"""Evaluation as a stage: the champion's predictions of the test split, and figures."""
 
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,37 +32,75 @@ from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import check_encoder, describe, load
 from doggos_helpers.train.registry import Version, champion
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class EvaluateInputs:
+    """What an evaluation needs: test embeddings, the champion, and what it is.
+
+    `labels` is what `describe` says of the champion, `fingerprint` that of the data.
+    """
+
+    settings: Settings
+    test: Embeddings
+    version: Version
+    labels: dict[str, Any]
+    fingerprint: str
+
+
+def check(settings: Settings) -> EvaluateInputs:
+    """Find out without Ray what would stop an evaluation.
+
+    Raises:
+        StorageError: There are no embeddings or no champion.
+        ModelError: The champion can't be loaded, or doesn't fit the embeddings.
+        DataError: No test image is embedded.
+    """
+    embeddings, embedded = read_embeddings(settings), read_record(settings)
+    version = champion(settings)
+    labels = describe(version.folder)
+    check_champion(labels, embeddings, version.folder)
+    load(version.folder)  # small: better it fails here than on the workers
+    check_encoder(version.folder, embedded["encoder"]["model"])
+    test = embeddings.select(embeddings.splits == "test")
+    if not len(test):
+        raise DataError(
+            "no embeddings of the split test",
+            str(embeddings_file(settings)),
+            "Put images into test/<class>/ and run notebook 03_embedding again",
+        )
+    return EvaluateInputs(settings, test, version, labels, embedded["fingerprint"])
 
 
 def check_champion(
     labels: dict[str, Any], embeddings: Embeddings, folder: Path
 ) -> None:
-    """Refuse a classifier that doesn't fit the embeddings.
-
-    Args:
-        labels: What `describe` says of the classifier.
-        embeddings: All splits, so that every class of the data set counts.
-        folder: Of the classifier, for the message.
+    """Refuse a classifier for vectors of another length, or that lacks a class.
 
     Raises:
-        ModelError: Its dimension differs, or it lacks a class.
+        ModelError: It names what differs.
     """
     width = embeddings.vectors.shape[1]
     lacking = sorted(set(embeddings.classes.tolist()) - set(labels["classes"]))
-    if labels["dimension"] == width and not lacking:
-        return
-    raise ModelError(
-        f"the champion takes {labels['dimension']} numbers, the embeddings have {width}"
-        if labels["dimension"] != width
-        else f"the champion doesn't know the classes {', '.join(lacking[:5])}",
-        str(folder),
-        "Train on these embeddings: notebook 04_training or"
-        " `python -m doggos_helpers.train`",
-    )
+    what = ""
+    if lacking:
+        what = f"doesn't know the classes {', '.join(lacking[:5])}"
+    if labels["dimension"] != width:
+        what = f"takes {labels['dimension']} numbers, the embeddings have {width}"
+    if what:
+        raise ModelError(
+            f"the champion {what}",
+            str(folder),
+            "Train on these embeddings: notebook 04_training or"
+            " `python -m doggos_helpers.train`",
+        )
 
 
-def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
+def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:
     """Predict the test split with the champion, and measure the predictions.
 
     Writes predictions.parquet, metrics.json and run.json into `evaluation_dir`.
@@ -71,77 +109,44 @@ def evaluate(settings: Settings, cluster: Cluster) -> dict[str, Any]:
         The run record; `counts` holds test, predicted and correct.
 
     Raises:
-        StorageError, DataError, ModelError, ClusterError: See their messages.
+        StorageError, DataError, ClusterError: See their messages.
     """
-    return predict(check_inputs(settings), settings, cluster)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What an evaluation needs: test embeddings, the champion, and what it is."""
-
-    test: Embeddings
-    version: Version
-    labels: dict[str, Any]
-    fingerprint: str
-
-
-def check_inputs(settings: Settings) -> Inputs:
-    """Return the inputs, and find out without Ray what would stop an evaluation.
-
-    Raises:
-        StorageError: There are no embeddings or no champion.
-        ModelError: The champion can't be loaded, or doesn't fit the embeddings.
-        DataError: No test image is embedded.
-    """
-    embeddings = read_embeddings(settings)
-    version = champion(settings)
-    labels = describe(version.folder)
-    check_champion(labels, embeddings, version.folder)
-    load(version.folder)  # small: better it fails here than on the workers
-    run = read_record(settings)
-    check_encoder(version.folder, run["encoder"]["model"])
-    test = embeddings.select(embeddings.splits == "test")
-    if not len(test):
-        raise DataError(
-            "no embeddings of the split test",
-            str(embeddings_file(settings)),
-            "Put images into test/<class>/ and run notebook 03_embedding again",
-        )
-    return Inputs(test, version, labels, run["fingerprint"])
-
-
-def predict(inputs: Inputs, settings: Settings, cluster: Cluster) -> dict[str, Any]:
-    """Do what `evaluate` does, with its inputs at hand."""
-    started = time.time()
-    test, version, labels = inputs.test, inputs.version, inputs.labels
-    wait_for(cluster.plan.serve, cluster, settings)
-    table = collect(build_prediction(test, cluster.plan, version.folder))
+    started, test = time.time(), inputs.test
+    wait_for(cluster.plan.serve, cluster, inputs.settings)
+    table = collect(build_prediction(test, cluster.plan, inputs.version.folder))
     if table[PATH].to_pylist() != test.paths.tolist():
         raise DataError(
             f"{table.num_rows} predictions for {len(test)} test images",
-            str(settings.evaluation_dir),
+            str(inputs.settings.evaluation_dir),
             "Report this: Ray Data lost or doubled rows",
         )
+    return _record(inputs, table, started)
+
+
+def _record(
+    inputs: EvaluateInputs, table: "pa.Table", started: float
+) -> dict[str, Any]:
+    """Write the predictions, their figures, and the run record."""
+    settings, predicted = inputs.settings, table.to_pydict()
     write_predictions(table, settings)
-    predicted = table.to_pydict()
     metrics = compute_metrics(
         predicted[CLASS],
         predicted[PREDICTED],
         np.array(predicted[PROBABILITIES]),
-        labels["classes"],
+        inputs.labels["classes"],
     )
     write_json(settings.evaluation_dir / METRICS, metrics)
-    correct = round(metrics["top1"] * len(test))
+    correct = round(metrics["top1"] * table.num_rows)
+    counts = {"test": len(inputs.test), "predicted": table.num_rows}
     return write_run(
         settings.evaluation_dir,
         "evaluate",
         settings,
         started,
         fingerprint=inputs.fingerprint,
-        counts={"test": len(test), "predicted": table.num_rows, "correct": correct},
+        counts=counts | {"correct": correct},
         nodes=dict(Counter(predicted[NODE])),
-        version=version.version,
-        trained_on=labels.get("fingerprint", ""),
+        version=inputs.version.version,
+        trained_on=inputs.labels.get("fingerprint", ""),
         **{key: metrics[key] for key in ("top1", "top5", "macro", "chance")},
     )

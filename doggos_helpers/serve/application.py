@@ -121,6 +121,6 @@ def _champion(settings: Settings) -> Path:
     embeddings_file(settings)  # of two missing artefacts the earlier one is named
     if isinstance(settings, ServeSettings) and settings.champion:
         return Path(settings.champion)
-    from doggos_helpers.train.registry import champion_folder
+    from doggos_helpers.train.registry import champion
 
-    return champion_folder(settings)
+    return champion(settings).folder

@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 
-from doggos_helpers.cluster.connect import connect, disconnect
+from doggos_helpers.cluster.connect import connected
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
-from doggos_helpers.train.stage import check_inputs, train_on
+from doggos_helpers.train.stage import check, train
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train on the embeddings of the settings."""
     settings = Settings.from_command("doggos_helpers.train", list(arguments))
-    embeddings = check_inputs(settings)
-    cluster = connect(settings)
-    try:
-        run = train_on(embeddings, settings, cluster)
-    finally:
-        disconnect()
+    inputs = check(settings)
+    with connected(settings) as cluster:
+        run = train(inputs, cluster)
     best, counts = run["best"], run["counts"]
     print(
         f"{counts['train']} training and {counts['val']} validation images,"

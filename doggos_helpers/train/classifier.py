@@ -1,7 +1,6 @@
 """The breed classifier: an embedding in, one score a class out; save and load."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from doggos_helpers.artefacts import replacing
 from doggos_helpers.errors import ModelError
 
 WEIGHTS, LABELS = "classifier.safetensors", "classifier.json"
@@ -58,8 +58,6 @@ def save(
 ) -> dict[str, Any]:
     """Write the weights and what they mean: a safetensors and a JSON file, no pickle.
 
-    Both are written beside their place and moved there when they are whole.
-
     Args:
         model: The classifier, not wrapped for training.
         folder: Created if it isn't there.
@@ -69,7 +67,6 @@ def save(
     Returns:
         The content of the JSON file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.detach().cpu() for name, t in model.state_dict().items()}
     labels = {
         "classes": list(classes),
@@ -78,15 +75,10 @@ def save(
         "dropout": model.dropout,
         **about,
     }
-    drafts = [folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, LABELS)]
-    try:
-        save_file(weights, drafts[0])
-        drafts[1].write_text(json.dumps(labels, indent=2) + "\n")
-        for draft, name in zip(drafts, (WEIGHTS, LABELS), strict=True):
-            draft.replace(folder / name)
-    finally:
-        for draft in drafts:
-            draft.unlink(missing_ok=True)
+    # Both are whole before either takes its place.
+    with replacing(folder / WEIGHTS) as first, replacing(folder / LABELS) as second:
+        save_file(weights, first)
+        second.write_text(json.dumps(labels, indent=2) + "\n")
     return labels
 
 

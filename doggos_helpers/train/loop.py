@@ -1,7 +1,6 @@
 """What a training worker runs: epochs in plain PyTorch, and the loop around them."""
 
 import itertools
-import json
 import math
 import tempfile
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from doggos_helpers.errors import ModelError
 from doggos_helpers.train.classifier import Classifier, load, save
 
 LABEL = "label"
-OPTIMIZER, PROGRESS = "optimizer.safetensors", "progress.json"
+RESUME = "resume.pt"  # of the optimizer and the epochs so far; no code
 Batches = Iterable[dict[str, torch.Tensor]]
 
 
@@ -86,10 +85,12 @@ def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
     torch.manual_seed(config["seed"])
     model = Classifier(**config["layers"])
     model.standardise(config["mean"], config["deviation"])
-    history = _load_weights(model)
+    state = _resume(model)
+    history: list[dict[str, Any]] = state["history"]
     replica = ray.train.torch.prepare_model(model)
     optimizer = torch.optim.AdamW(replica.parameters(), lr=config["learning_rate"])
-    _load_optimizer(optimizer)
+    if history:
+        optimizer.load_state_dict(state["optimizer"])
 
     train_rows = ray.train.get_dataset_shard("train")
     val_rows = ray.train.get_dataset_shard("val")
@@ -147,7 +148,6 @@ def _report(
 ) -> None:
     """Report the last epoch; rank 0 adds a checkpoint, from which Ray can resume."""
     import ray.train
-    from safetensors.torch import save_file
 
     last = history[-1]
     with tempfile.TemporaryDirectory() as name:
@@ -156,39 +156,19 @@ def _report(
             folder = Path(name)
             about = config["about"] | {k: last[k] for k in ("epoch", "val_loss")}
             save(model, folder, config["classes"], **about)
-            state = optimizer.state_dict()["state"]
-            moments = {f"{i}.{k}": v for i, s in state.items() for k, v in s.items()}
-            save_file(moments, folder / OPTIMIZER)
-            (folder / PROGRESS).write_text(json.dumps(history))
+            state = {"optimizer": optimizer.state_dict(), "history": history}
+            torch.save(state, folder / RESUME)
             checkpoint = ray.train.Checkpoint.from_directory(name)
         ray.train.report(last, checkpoint=checkpoint)
 
 
-def _load_weights(model: Classifier) -> list[dict[str, Any]]:
-    """Take the weights of the checkpoint that Ray resumes from, if it does."""
+def _resume(model: Classifier) -> dict[str, Any]:
+    """Take the weights of the checkpoint that Ray resumes from; return its state."""
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return []
+        return {"history": []}
     with checkpoint.as_directory() as folder:
         model.load_state_dict(load(Path(folder))[0].state_dict())
-        return json.loads((Path(folder) / PROGRESS).read_text())
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Take the optimizer's moments of the checkpoint that Ray resumes from."""
-    import ray.train
-    from safetensors.torch import load_file
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return
-    with checkpoint.as_directory() as folder:
-        moments = load_file(Path(folder) / OPTIMIZER)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in moments.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return torch.load(Path(folder) / RESUME, weights_only=True)

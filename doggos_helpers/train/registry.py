@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 ARTIFACT = "classifier"
-MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True)
@@ -45,37 +44,26 @@ def register(settings: Settings, run_id: str, folder: Path) -> Version:
         run_id: The MLflow run that made it, still open.
         folder: With the safetensors and JSON file of the classifier.
     """
-    client = open_tracking(settings.tracking)
-    new = describe(folder)
+    from mlflow.exceptions import MlflowException
+
+    client, about = open_tracking(settings.tracking), describe(folder)
+    name, loss = settings.registered_model, about["val_loss"]
     with explained(settings.tracking):
-        made = _make_version(client, settings, run_id, folder, new)
-    verdict, wins = _compare(new, _champion(client, settings))
+        for file in (WEIGHTS, LABELS):
+            client.log_artifact(run_id, str(folder / file), ARTIFACT)
+        client.log_metric(run_id, "best_val_loss", loss, step=about["epoch"])
+        with contextlib.suppress(MlflowException):  # it exists from the second time on
+            client.create_registered_model(name)
+        made = client.create_model_version(
+            name,
+            source=f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
+            run_id=run_id,
+            tags={"val_loss": str(loss), "fingerprint": about["fingerprint"]},
+        )
+    verdict, wins = _compare(about, _champion(client, settings))
     if wins:
         promote(settings, int(made.version))
     return Version(int(made.version), _folder(made), wins, verdict)
-
-
-def _make_version(
-    client: "MlflowClient",
-    settings: Settings,
-    run_id: str,
-    folder: Path,
-    about: dict[str, Any],
-) -> Any:
-    """Copy the files to the run, and register them once all are there."""
-    from mlflow.exceptions import MlflowException
-
-    for name in (WEIGHTS, LABELS):
-        client.log_artifact(run_id, str(folder / name), ARTIFACT)
-    client.log_metric(run_id, "best_val_loss", about["val_loss"], step=about["epoch"])
-    with contextlib.suppress(MlflowException):  # it exists from the second time on
-        client.create_registered_model(settings.registered_model)
-    return client.create_model_version(
-        settings.registered_model,
-        source=f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
-        run_id=run_id,
-        tags={"val_loss": str(about["val_loss"]), "fingerprint": about["fingerprint"]},
-    )
 
 
 def promote(settings: Settings, version: int) -> None:
@@ -84,33 +72,26 @@ def promote(settings: Settings, version: int) -> None:
     Raises:
         ModelError: There is no such version.
     """
-    client, name = open_tracking(settings.tracking), settings.registered_model
-    try:
-        with explained(settings.tracking):
-            client.set_registered_model_alias(name, CHAMPION, str(version))
-    except StorageError as error:
-        if getattr(error.__cause__, "error_code", "") not in MISSING:
-            raise
-        known = [v.version for v in versions(settings)]
-        raise ModelError(
-            f"there is no version {version}",
-            name,
-            f"Choose one of {known}" if known else "Run notebook 04_training first",
-        ) from error
+    name, known = settings.registered_model, [v.version for v in versions(settings)]
+    if version not in known:
+        fix = f"Choose one of {known}" if known else "Run notebook 04_training first"
+        raise ModelError(f"there is no version {version}", name, fix)
+    with explained(settings.tracking):
+        client = open_tracking(settings.tracking)
+        client.set_registered_model_alias(name, CHAMPION, str(version))
 
 
 def versions(settings: Settings) -> list[Version]:
     """List the registered versions, the newest first."""
     client = open_tracking(settings.tracking)
     current = _champion(client, settings)
-    wanted = f"name = '{settings.registered_model}'"
     with explained(settings.tracking):
-        found = client.search_model_versions(wanted)
+        found = client.search_model_versions(f"name = '{settings.registered_model}'")
     number = current.version if current else None
-    return sorted(
-        (Version(int(v.version), _folder(v), int(v.version) == number) for v in found),
-        key=lambda v: -v.version,
-    )
+    made = [
+        Version(int(v.version), _folder(v), int(v.version) == number) for v in found
+    ]
+    return sorted(made, key=lambda v: -v.version)
 
 
 def champion(settings: Settings) -> Version:
@@ -122,34 +103,20 @@ def champion(settings: Settings) -> Version:
     found = _champion(open_tracking(settings.tracking), settings)
     if found and (found.folder / LABELS).is_file():
         return found
-    where = str(found.folder) if found else f"{settings.registered_model}@{CHAMPION}"
     raise StorageError(
         "the champion's folder is gone" if found else "no champion is registered yet",
-        where,
+        str(found.folder) if found else f"{settings.registered_model}@{CHAMPION}",
         "Run notebook 04_training or `python -m doggos_helpers.train` first",
     )
 
 
-def champion_folder(settings: Settings) -> Path:
-    """Return the folder of the champion, which workers and replicas can read.
-
-    Raises:
-        StorageError: There is none yet, or its folder is gone.
-    """
-    return champion(settings).folder
-
-
 def _champion(client: "MlflowClient", settings: Settings) -> Version | None:
-    from mlflow.exceptions import MlflowException
-
     name = settings.registered_model
     with explained(settings.tracking):
-        try:
-            found = client.get_model_version_by_alias(name, CHAMPION)
-        except MlflowException as error:
-            if error.error_code in MISSING:
-                return None
-            raise
+        registered = client.search_registered_models(f"name = '{name}'")
+        if not any(CHAMPION in model.aliases for model in registered):
+            return None
+        found = client.get_model_version_by_alias(name, CHAMPION)
     return Version(int(found.version), _folder(found), champion=True)
 
 

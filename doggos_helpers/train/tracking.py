@@ -6,20 +6,22 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ray.train import UserCallback
 
 from doggos_helpers.errors import StorageError
-from doggos_helpers.settings import Settings
+from doggos_helpers.settings import Settings, environment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
 CONNECT_S = 10
-VARIABLE = "DOGGOS_TRACKING_URI"
-OTHER_VERSION = ("out-of-date database schema", "Can't locate revision")
+# MLflow would try a server that doesn't answer for many minutes.
+IMPATIENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CONNECT_S),
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
 
 
 def open_tracking(uri: str) -> "MlflowClient":
@@ -34,38 +36,23 @@ def open_tracking(uri: str) -> "MlflowClient":
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
-    with explained(uri):
+    with explained(uri), environment(**IMPATIENT):
         if uri.startswith("sqlite:///"):
-            file = Path(uri.removeprefix("sqlite:///"))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _check_reads(file)
-        elif urlsplit(uri).scheme in ("http", "https"):
-            _check_answers(uri)
+            _check_reads(Path(uri.removeprefix("sqlite:///")))
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
 
 
 def _check_reads(file: Path) -> None:
-    """Raise sqlite3.Error unless the database, if there is one, can be read."""
+    """Raise sqlite3.Error unless the database, if there is one, can be read.
+
+    MLflow would try a locked one fifteen times, for minutes.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_file():
         with contextlib.closing(sqlite3.connect(file, timeout=CONNECT_S)) as database:
             database.execute("select count(*) from sqlite_master")
-
-
-def _check_answers(uri: str) -> None:
-    """Raise OSError unless a server answers; MLflow would try for many minutes."""
-    import httpx
-
-    try:
-        # Whether its certificate is good is for MLflow's own settings to say.
-        reply = httpx.get(f"{uri.rstrip('/')}/health", timeout=CONNECT_S, verify=False)
-    except httpx.TimeoutException:
-        raise OSError(f"no answer within {CONNECT_S} s") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise OSError(str(error) or type(error).__name__) from None
-    if reply.status_code >= 500:
-        raise OSError(f"the server answered {reply.status_code}")
 
 
 @contextlib.contextmanager
@@ -77,16 +64,13 @@ def explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        text = str(error).splitlines()[0][:200]
-        what = f"MLflow can't be used ({text})"
-        fix = "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI)"
-        if "database is locked" in str(error):
-            what = "another program holds the MLflow database locked"
-            fix = f"End that program, or set another database ({VARIABLE})"
-        elif any(words in str(error) for words in OTHER_VERSION):
-            what = "the MLflow database is of another version of MLflow"
-            fix = f"Run `mlflow db upgrade {uri}`, or set another database ({VARIABLE})"
-        raise StorageError(what, uri, fix) from error
+        raise StorageError(
+            f"MLflow can't be used ({str(error).splitlines()[0][:200]})",
+            uri,
+            "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI): what it"
+            " names may be away, held by another program, or of another MLflow (run"
+            f" `mlflow db upgrade {uri}`)",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -128,14 +112,12 @@ def _experiment(client: "MlflowClient", settings: Settings) -> str:
 
     name = f"{settings.registered_model} in {settings.storage_root}"
     artifacts = (settings.training_dir / "mlflow").as_uri()
-    if not (found := client.get_experiment_by_name(name)):
-        try:
-            return client.create_experiment(name, artifact_location=artifacts)
-        except MlflowException:
-            # Another training, started at the same time, was a moment faster.
-            if not (found := client.get_experiment_by_name(name)):
-                raise
-    return found.experiment_id
+    # It exists from the second time on; of two at once, one makes it.
+    with contextlib.suppress(MlflowException):
+        client.create_experiment(name, artifact_location=artifacts)
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    return client.create_experiment(name, artifact_location=artifacts)
 
 
 class EpochLogger(UserCallback):

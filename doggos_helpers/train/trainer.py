@@ -1,4 +1,4 @@
-"""What a training is made of: the datasets, the loop's configuration, the trainer."""
+"""What a training is made of: its inputs, the loop's configuration, the trainer."""
 
 import math
 import signal
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from doggos_helpers.cluster.plan import WorkerPlan
-from doggos_helpers.data.manifest import SPLITS
-from doggos_helpers.embed.table import EMBEDDING, Embeddings, read_record
-from doggos_helpers.errors import DataError, unwrapped
-from doggos_helpers.settings import Settings, environment
+from doggos_helpers.embed.table import (
+    EMBEDDING,
+    Embeddings,
+)
+from doggos_helpers.errors import unwrapped
+from doggos_helpers.settings import environment
 from doggos_helpers.train.loop import LABEL, train_loop
 from doggos_helpers.train.tracking import EpochLogger
 
@@ -23,27 +25,10 @@ if TYPE_CHECKING:
     from ray.train import Result, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-
-def class_labels(embeddings: Embeddings) -> list[str]:
-    """Return the label set: every class of the data set, sorted.
-
-    Raises:
-        DataError: There are fewer than two, or a split has no rows.
-    """
-    classes = sorted(set(embeddings.classes.tolist()))
-    empty = [s for s in SPLITS if not np.any(embeddings.splits == s)]
-    if len(classes) < 2 or empty:
-        raise DataError(
-            f"no embeddings in {', '.join(empty)}" if empty else "fewer than 2 classes",
-            f"{len(embeddings)} embeddings of {len(classes)} classes",
-            "Put images into <split>/<class>/ and run notebook 03_embedding again",
-        )
-    return classes
+    from doggos_helpers.train.stage import TrainInputs
 
 
-def make_datasets(
-    embeddings: Embeddings, workers: int, seed: int
-) -> "dict[str, Dataset]":
+def make_datasets(inputs: "TrainInputs", workers: int) -> "dict[str, Dataset]":
     """Make the Ray Datasets `train` and `val`, of `embedding` and `label`.
 
     The training rows come in path order and are shuffled with the seed, so that the
@@ -52,53 +37,48 @@ def make_datasets(
     """
     import ray.data
 
-    classes = class_labels(embeddings)
-    train, val = (embeddings.select(embeddings.splits == s) for s in ("train", "val"))
-    order = np.random.default_rng(seed).permutation(len(train))
+    rows = inputs.embeddings
+    train, val = (rows.select(rows.splits == split) for split in ("train", "val"))
+    order = np.random.default_rng(inputs.settings.seed).permutation(len(train))
     even = np.resize(order, math.ceil(len(order) / workers) * workers)
-    shards = [_table(train.select(p), classes) for p in np.array_split(even, workers)]
+    shards = [train.select(part) for part in np.array_split(even, workers)]
     return {
-        "train": ray.data.from_arrow(shards),
-        "val": ray.data.from_arrow(_table(val, classes)),
+        "train": ray.data.from_arrow([_table(s, inputs.classes) for s in shards]),
+        "val": ray.data.from_arrow(_table(val, inputs.classes)),
     }
 
 
 def _table(rows: Embeddings, classes: list[str]) -> "pa.Table":
     import pyarrow as pa
 
-    flat = pa.array(np.ascontiguousarray(rows.vectors).ravel())
-    vectors = pa.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
-    labels = np.searchsorted(classes, rows.classes)
-    return pa.table({EMBEDDING: vectors, LABEL: pa.array(labels, pa.int64())})
+    labels = pa.array(np.searchsorted(classes, rows.classes), pa.int64())
+    return pa.table({EMBEDDING: rows.to_arrow(), LABEL: labels})
 
 
-def loop_config(
-    settings: Settings, plan: WorkerPlan, embeddings: Embeddings
-) -> dict[str, Any]:
+def loop_config(inputs: "TrainInputs", plan: WorkerPlan) -> dict[str, Any]:
     """Collect what `train_loop` needs on a worker: plain values, no objects."""
-    classes = class_labels(embeddings)
-    run = read_record(settings)
-    vectors = embeddings.vectors[embeddings.splits == "train"]
+    settings, stage = inputs.settings, plan.train
+    vectors = inputs.embeddings.vectors[inputs.embeddings.splits == "train"]
     return {
         "layers": {
             "dimension": vectors.shape[1],
             "hidden_units": settings.hidden_units,
-            "classes": len(classes),
+            "classes": len(inputs.classes),
             "dropout": settings.dropout,
         },
         "mean": vectors.mean(axis=0),
         "deviation": vectors.std(axis=0) + 1e-6,
-        "classes": classes,
+        "classes": inputs.classes,
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
-        "batch_size": plan.train.batch_size,
-        "shuffle_rows": math.ceil(len(vectors) / plan.train.workers),
-        "threads": plan.train.threads,
+        "batch_size": stage.batch_size,
+        "shuffle_rows": math.ceil(len(vectors) / stage.workers),
+        "threads": stage.threads,
         "seed": settings.seed,
         "about": {
             "pair": settings.pair,
-            "fingerprint": run["fingerprint"],
-            "encoder": run["encoder"]["model"],
+            "fingerprint": inputs.embedded["fingerprint"],
+            "encoder": inputs.embedded["encoder"]["model"],
         },
     }
 
@@ -123,24 +103,24 @@ def scaling_config(plan: WorkerPlan) -> "ScalingConfig":
 
 
 def build_trainer(
-    settings: Settings, plan: WorkerPlan, embeddings: Embeddings, run_id: str
+    inputs: "TrainInputs", plan: WorkerPlan, run_id: str
 ) -> "TorchTrainer":
     """Describe the training to Ray; nothing runs until `fit`.
 
     Args:
-        settings: Epochs, learning rate, seed, storage.
+        inputs: From `check`.
         plan: Workers and what each of them gets.
-        embeddings: All splits.
         run_id: The MLflow run to log each epoch to.
     """
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    settings = inputs.settings
     # Type checkers see Ray Train V1's signatures under these names.
-    datasets: Any = make_datasets(embeddings, plan.train.workers, settings.seed)
+    datasets: Any = make_datasets(inputs, plan.train.workers)
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type]
-        train_loop_config=loop_config(settings, plan, embeddings),
+        train_loop_config=loop_config(inputs, plan),
         scaling_config=scaling_config(plan),
         datasets=datasets,
         # An equal split drops the rows left over: only `train` is split.

@@ -14,7 +14,7 @@ from doggos_helpers.clip.encoder import ClipEncoder
 from doggos_helpers.data.images import decode
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.embed.pipeline import build_pipeline
-from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import embeddings_file, read_embeddings, read_record
 from doggos_helpers.errors import StorageError
 from doggos_helpers.settings import Settings
@@ -46,7 +46,7 @@ def embedded(cluster, dogs, tmp_path_factory) -> Settings:
     """Embed once, for all tests that look at the result or go on from it."""
     changes = {"dataset": str(dogs), "storage": str(tmp_path_factory.mktemp("all"))}
     settings = cluster[0].model_copy(update=changes)
-    embed(settings, cluster[1])
+    embed(check(settings), cluster[1])
     return settings
 
 
@@ -104,7 +104,7 @@ def test_a_second_run_computes_only_what_is_new_changed_or_bad(cluster, own):
     images[1].unlink()  # gone
     (folder / "new.jpg").write_bytes(buffer.getvalue() + b"\0")  # new
     before = {str(p): v for p, v in zip(*_rows(settings), strict=True)}
-    run = embed(settings, cluster[1])
+    run = embed(check(settings), cluster[1])
     assert json.loads((settings.embeddings_dir / "run.json").read_text()) == run
     counts = run["counts"]
     assert counts["computed"] == 2 + 3  # and the three bad ones are tried again
@@ -131,7 +131,7 @@ def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
     (pending / "half.parquet").write_bytes(b"PAR1 and then the power went")
     with pytest.raises(StorageError, match="03_embedding"):
         read_embeddings(settings)
-    run = embed(settings, cluster[1])
+    run = embed(check(settings), cluster[1])
     assert run["counts"]["computed"] < manifest.table.num_rows - 30
     table = pq.read_table(embeddings_file(settings))
     assert table.num_rows == manifest.table.num_rows
@@ -142,10 +142,10 @@ def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
 def test_nothing_to_do_leaves_the_artefact_alone(cluster, own):
     for name in ("empty.jpg", "page.png", "cut.jpg"):
         next(Path(own.dataset).rglob(name)).unlink()
-    first = embed(own, cluster[1])
+    first = embed(check(own), cluster[1])
     assert first["counts"]["computed"] == first["counts"]["errors"] == 0
     stamp = embeddings_file(own).stat().st_mtime_ns
-    assert embed(own, cluster[1]) == first
+    assert embed(check(own), cluster[1]) == first
     assert embeddings_file(own).stat().st_mtime_ns == stamp
 
 
@@ -157,7 +157,7 @@ def test_another_precision_starts_over(cluster, own):
     plan = plan_workers(cluster[1].nodes, lower)
     other = type(cluster[1])(**(vars(cluster[1]) | {"plan": plan}))
     exact = read_embeddings(settings)
-    run = embed(lower, other)
+    run = embed(check(lower), other)
     assert run["counts"]["computed"] == run["counts"]["manifest"]
     rough = read_embeddings(lower)
     cosines = (exact.vectors * rough.vectors).sum(1)

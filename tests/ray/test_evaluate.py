@@ -10,7 +10,7 @@ import torch
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError, ModelError, StorageError
 from doggos_helpers.evaluate.prediction import read_predictions
-from doggos_helpers.evaluate.stage import evaluate
+from doggos_helpers.evaluate.stage import check, evaluate
 from doggos_helpers.train import registry, tracking
 from doggos_helpers.train.classifier import (
     Classifier,
@@ -62,7 +62,7 @@ def make_champion(settings, classes=CLASSES, width=None):
 @pytest.fixture(scope="module")
 def run(cluster, settings):
     make_champion(settings)
-    return evaluate(settings, cluster[1])
+    return evaluate(check(settings), cluster[1])
 
 
 def test_every_test_image_gets_one_prediction(run, settings):
@@ -75,7 +75,7 @@ def test_every_test_image_gets_one_prediction(run, settings):
 
 
 def test_the_predictions_are_those_of_the_champion(run, settings):
-    model, classes = load(registry.champion_folder(settings))
+    model, classes = load(registry.champion(settings).folder)
     test = read_embeddings(settings, "test")
     expected = predict_probabilities(model, test.vectors)
     predictions = read_predictions(settings)
@@ -100,7 +100,7 @@ def test_the_figures_agree_with_the_predictions(run, settings):
 
 
 def test_a_champion_of_other_clip_weights_is_refused(run, settings):
-    folder = registry.champion_folder(settings)
+    folder = registry.champion(settings).folder
     with pytest.raises(ModelError, match="other CLIP weights") as caught:
         check_encoder(folder, "new weights")
     assert caught.value.where == str(folder)
@@ -137,7 +137,7 @@ def test_a_champion_that_does_not_fit_is_refused(
     other = other_storage(settings, tmp_path)
     make_champion(other, **champion)
     with pytest.raises(ModelError, match=message):
-        evaluate(other, cluster[1])
+        evaluate(check(other), cluster[1])
     assert not other.evaluation_dir.exists()
 
 
@@ -145,12 +145,12 @@ def test_a_test_split_without_rows_is_refused(cluster, settings, tmp_path):
     other = other_storage(settings, tmp_path, test=0)
     make_champion(other)
     with pytest.raises(DataError, match="no embeddings of the split test"):
-        evaluate(other, cluster[1])
+        evaluate(check(other), cluster[1])
 
 
 def test_without_a_champion_the_notebook_is_named(cluster, settings, tmp_path):
     other = other_storage(settings, tmp_path)
     with pytest.raises(StorageError, match="04_training"):
-        evaluate(other, cluster[1])
+        evaluate(check(other), cluster[1])
     with pytest.raises(StorageError, match="05_evaluation"):
         read_predictions(other)

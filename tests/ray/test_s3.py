@@ -5,7 +5,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from doggos_helpers.data.files import list_files
-from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError
 from doggos_sample import write_dataset
@@ -45,7 +45,7 @@ def test_embed_reads_a_public_bucket_without_credentials(
     uri, _ = bucket
     change = {"dataset": uri, "storage": str(tmp_path)}
     settings = cluster[0].model_copy(update=change)
-    run = embed(settings, cluster[1])
+    run = embed(check(settings), cluster[1])
     assert run["counts"]["errors"] == 0
     assert run["counts"]["embedded"] == run["counts"]["manifest"] >= 96
     assert len(read_embeddings(settings)) == run["counts"]["manifest"]

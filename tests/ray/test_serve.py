@@ -22,7 +22,7 @@ from ray import serve
 
 from doggos_helpers.clip.model import model_fingerprint
 from doggos_helpers.cluster.connect import Cluster
-from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
 from doggos_helpers.loadtest.client import read_test_images, send_load
@@ -82,7 +82,7 @@ def app(cluster, tmp_path_factory) -> Iterator[App]:
         port=free_ports(1)[0],
         app_name="tested",
     )
-    embed(settings, connected)
+    embed(check(settings), connected)
     width = read_embeddings(settings).vectors.shape[1]
     save_classifier(Path(settings.champion), width)
     service = start(settings, connected)

@@ -51,7 +51,7 @@ def train(
 def test_the_first_is_champion_and_lies_under_the_storage(settings):
     version, run_id = train(settings, 0.5)
     assert version.champion and version.version == 1
-    folder = registry.champion_folder(settings)
+    folder = registry.champion(settings).folder
     assert folder == version.folder
     assert folder.is_relative_to(settings.training_dir / "mlflow")
     assert sorted(p.suffix for p in folder.iterdir()) == [".json", ".safetensors"]
@@ -88,7 +88,7 @@ def test_a_champion_whose_files_are_gone_is_replaced(settings):
     first, _ = train(settings, 0.5)
     shutil.rmtree(first.folder)
     with pytest.raises(StorageError, match="folder is gone") as error:
-        registry.champion_folder(settings)
+        registry.champion(settings)
     assert str(first.folder) in str(error.value)
     assert train(settings, 0.9)[0].champion
 
@@ -104,7 +104,7 @@ def test_the_way_back(settings):
     first, _ = train(settings, 0.5)
     train(settings, 0.4)
     registry.promote(settings, first.version)
-    assert registry.champion_folder(settings) == first.folder
+    assert registry.champion(settings).folder == first.folder
     with pytest.raises(ModelError, match="no version 7") as error:
         registry.promote(settings, 7)
     assert "[2, 1]" in str(error.value)
@@ -112,7 +112,7 @@ def test_the_way_back(settings):
 
 def test_without_a_champion_the_notebook_is_named(settings):
     with pytest.raises(StorageError, match="no champion") as error:
-        registry.champion_folder(settings)
+        registry.champion(settings)
     assert "04_training" in str(error.value)
     assert registry.versions(settings) == []
 
@@ -122,7 +122,7 @@ def test_a_champion_of_another_pair_is_left_alone(settings, tmp_path):
     (tmp_path / "other").mkdir()
     other = settings.model_copy(update={"model": str(tmp_path / "other")})
     assert train(other, 0.1)[0].champion
-    assert registry.champion_folder(settings) == mine.folder
+    assert registry.champion(settings).folder == mine.folder
 
 
 @pytest.mark.parametrize(
