@@ -15,6 +15,7 @@ from doggos_helpers.errors import DoggosError, StorageError, causes
 from doggos_helpers.settings import Settings
 
 RECORDED = ("ray", "torch", "transformers", "mlflow", "pyarrow", "scikit-learn")
+STAGES = {"03_embedding": "embed", "04_training": "train", "05_evaluation": "evaluate"}
 CANT_WRITE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -137,26 +138,14 @@ def read_json(path: Path, made_by: str) -> Any:
 
 def missing(path: Path, made_by: str) -> StorageError:
     """Build the one sentence for an artefact that isn't there."""
-    stage = {"embedding": "embed", "training": "train", "evaluation": "evaluate"}
-    command = stage.get(made_by.partition("_")[2], "")
+    also = f" or `python -m doggos_helpers.{STAGES[made_by]}` first"
     return StorageError(
-        "no such artefact yet",
-        str(path),
-        f"Run notebook {made_by}"
-        + (f" or `python -m doggos_helpers.{command}` first" if command else " first"),
+        "no such artefact yet", str(path), f"Run notebook {made_by}{also}"
     )
 
 
 def write_run(
-    folder: Path,
-    stage: str,
-    settings: Settings,
-    started: float,
-    *,
-    fingerprint: str,
-    counts: dict[str, Any],
-    nodes: dict[str, int],
-    **more: Any,
+    folder: Path, stage: str, settings: Settings, started: float, **record: Any
 ) -> dict[str, Any]:
     """Write `folder`/run.json and return it.
 
@@ -165,19 +154,14 @@ def write_run(
         stage: Such as "embed".
         settings: The settings of this run.
         started: `time.time()` at the start.
-        fingerprint: Of the data set, from its manifest.
-        counts: What went in and what came out.
-        nodes: Rows or requests by node.
-        **more: What this stage alone records.
+        **record: `fingerprint` of the data set, `counts` of what went in and came out,
+            `nodes` (rows or requests by node), and what this stage alone records.
     """
     run = {
         "stage": stage,
         "seconds": round(time.time() - started, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "fingerprint": fingerprint,
-        "counts": counts,
-        "nodes": nodes,
-        **more,
+        **record,
         "settings": settings.shown(),
         "versions": {name: _version(name) for name in RECORDED},
     }

@@ -1,10 +1,8 @@
 """The notebooks in order, executed with papermill into an output folder."""
 
 import contextlib
-import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from doggos_helpers.errors import DoggosError, SettingsError
 from doggos_helpers.serve.service import free_port
 from doggos_helpers.settings import LOCAL, Settings, environment, suggestion
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+SERIES = Path(__file__).resolve().parents[2] / "notebooks"
 
 
 class NotebookError(DoggosError):
@@ -37,16 +35,11 @@ class BatchSettings(Settings):
     only: str = Field("", description="numbers of notebooks, such as 03,04")
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+    def settings_customise_sources(  # type: ignore[override]
+        cls, settings_cls: type[BaseSettings], **sources: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take options alone, so that `model_fields_set` says what was given."""
-        return (init_settings,)
+        return (sources["init_settings"],)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -70,19 +63,15 @@ def find_notebooks(folder: Path, only: str = "") -> list[Path]:
         raise SettingsError(
             "no notebooks NN_name.ipynb here", str(folder), "Give --notebooks FOLDER"
         )
-    if not only:
-        return found
-    chosen: dict[str, Path] = {}
-    for name in (part.strip().removesuffix(".ipynb") for part in only.split(",")):
-        matches = [p for p in found if name in (p.stem, p.stem[:2], p.stem[1:2])]
-        if not matches:
+    names = [part.strip() for part in only.split(",") if part.strip()]
+    starts = tuple(name.zfill(2) for name in names) or ("",)
+    for start in starts:
+        if not any(path.name.startswith(start) for path in found):
+            known = ", ".join(path.stem[:2] for path in found)
             raise SettingsError(
-                "no such notebook",
-                f"--only {name}",
-                f"Choose from {', '.join(p.stem[:2] for p in found)}",
+                "no such notebook", f"--only {start}", f"Choose from {known}"
             )
-        chosen[matches[0].name] = matches[0]
-    return [chosen[name] for name in sorted(chosen)]
+    return [path for path in found if path.name.startswith(starts)]
 
 
 def declared_parameters(notebook: Path) -> set[str]:
@@ -100,10 +89,8 @@ def read_parameters(path: str) -> dict[str, Any]:
     """
     import yaml
 
-    if not path:
-        return {}
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).read_text()) if path else {}
     except (OSError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise SettingsError(
@@ -168,32 +155,19 @@ def run_notebook(
     )
 
 
-@contextlib.contextmanager
-def own_port(parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Give the service another port, for a block, where the usual one isn't free.
+def own_port(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Choose a free port for the service, as a variable for the notebooks.
 
-    A port that somebody names stays, and so does that of a cluster that is joined: its
-    Serve may listen there already. Of two batches on one machine, the lock gives the
-    usual port to one, before either service listens.
+    Two batches on one machine then serve side by side. A port that somebody names
+    stays, and so does that of a cluster that is joined: its Serve may listen already.
     """
-    from filelock import FileLock, Timeout
-
     usual = Settings.given()
     joins = (parameters.get("address") or usual.address) != LOCAL
     if joins or "port" in usual.model_fields_set | set(parameters):
-        yield
-        return
-    lock = FileLock(Path(tempfile.gettempdir()) / f"doggos-{usual.port}.lock")
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(lock.acquire(timeout=0))
-            free_port(usual.host, usual.port)
-        except (Timeout, OSError):  # another batch's, another user's, or the host's
-            with contextlib.suppress(OSError):  # of the host, which notebook 06 says
-                port = free_port(usual.host, 0)
-                print(f"Port {usual.port} is taken: the service will listen on {port}.")
-                held.enter_context(environment(DOGGOS_PORT=str(port)))
-        yield
+        return {}
+    with contextlib.suppress(OSError):  # what is wrong with the host, notebook 06 says
+        return {"DOGGOS_PORT": str(free_port(usual.host, 0))}
+    return {}
 
 
 def run_notebooks(settings: BatchSettings) -> Path:
@@ -203,17 +177,15 @@ def run_notebooks(settings: BatchSettings) -> Path:
         SettingsError: Before anything runs: a wrong notebook or parameter.
         NotebookError: One failed; those after it don't run.
     """
-    # Without it, a debugger's warning about frozen modules precedes each kernel.
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    folder = Path(settings.notebooks or REPOSITORY / "notebooks")
-    every = find_notebooks(folder)
-    declared = {notebook: declared_parameters(notebook) for notebook in every}
+    folder, out = Path(settings.notebooks or SERIES), Path(settings.out).resolve()
+    chosen = find_notebooks(folder, settings.only)
+    declared = {path: declared_parameters(path) for path in find_notebooks(folder)}
     parameters = read_parameters(settings.params_file) | settings.options
     check_parameters(parameters, set().union(*declared.values()))
-    out = Path(settings.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with own_port(parameters):
-        for notebook in find_notebooks(folder, settings.only):
+    # Without the first, a debugger's warning about frozen modules precedes each kernel.
+    with environment(PYDEVD_DISABLE_FILE_VALIDATION="1", **own_port(parameters)):
+        for notebook in chosen:
             print(f"{notebook.stem:<24}", end="", flush=True)
             given = {n: v for n, v in parameters.items() if n in declared[notebook]}
             try:

@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
+import posixpath
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +44,9 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """A hash of all paths and sizes."""
-        digest = hashlib.sha256()
-        for path, size in zip(
-            self.table[PATH].to_pylist(), self.table[SIZE].to_pylist(), strict=True
-        ):
-            digest.update(f"{path}\0{size}\n".encode())
-        return digest.hexdigest()[:16]
+        columns = (self.table[PATH].to_pylist(), self.table[SIZE].to_pylist())
+        lines = (f"{path}\0{size}\n" for path, size in zip(*columns, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
 
 def build_manifest(settings: Settings) -> Manifest:
@@ -57,6 +55,7 @@ def build_manifest(settings: Settings) -> Manifest:
     Raises:
         DataError: The folder or URI can't be listed, or isn't laid out as expected.
     """
+    import pandas as pd
     import pyarrow as pa
 
     root = settings.dataset_root
@@ -64,69 +63,51 @@ def build_manifest(settings: Settings) -> Manifest:
         from doggos_sample import write_dataset
 
         write_dataset(Path(root))
-    rows, outside, ignored = [], [], 0
-    for path, size in list_files(root):
-        parts = path.split("/")
-        image = parts[-1].rpartition(".")[2].lower() in EXTENSIONS
-        if image and len(parts) == 3 and parts[0] in SPLITS:
-            rows.append((path, parts[1], parts[0], size))
-        else:
-            ignored += 1
-            outside += [path] if image else []
-    rows = _limit(sorted(rows), settings.images_per_class)
-    table = pa.table(
-        {
-            PATH: pa.array([r[0] for r in rows], pa.string()),
-            CLASS: pa.array([r[1] for r in rows], pa.string()),
-            SPLIT: pa.array([r[2] for r in rows], pa.string()),
-            SIZE: pa.array([r[3] for r in rows], pa.int64()),
-        }
-    )
-    classes = _check_layout(root, table, ignored)
-    if outside:
+    files = list_files(root)
+    images = [(p, s) for p, s in files if p.rpartition(".")[2].lower() in EXTENSIONS]
+    rows = []
+    for path, size in sorted(images):
+        split, _, name = posixpath.dirname(path).partition("/")
+        if split in SPLITS and name and "/" not in name:
+            rows.append((path, name, split, size))
+    frame = pd.DataFrame(rows, columns=[PATH, CLASS, SPLIT, SIZE])
+    ignored = len(files) - len(frame)
+    _check_layout(root, frame, ignored)
+    if outside := sorted({path for path, _ in images} - set(frame[PATH])):
         logging.getLogger(__name__).warning(
             "%d images in %s lie outside <split>/<class>/ and are left out, such as %s",
-            *(len(outside), root, min(outside)),
+            *(len(outside), root, outside[0]),
         )
-    return Manifest(root, table, classes, ignored)
+    if settings.images_per_class:
+        place = frame.groupby([CLASS, SPLIT]).cumcount()
+        frame = frame[place < settings.images_per_class]
+    text = dict.fromkeys((PATH, CLASS, SPLIT), "string")
+    schema = pa.schema(text | {SIZE: "int64"})
+    table = pa.Table.from_pandas(frame, schema, preserve_index=False)
+    return Manifest(root, table, tuple(sorted(frame[CLASS].unique())), ignored)
 
 
-def _limit(rows: list[tuple], per_class: int) -> list[tuple]:
-    """Keep the first `per_class` images of each class in each split; 0 keeps all."""
-    if not per_class:
-        return rows
-    seen: Counter = Counter()
-    kept = []
-    for row in rows:
-        seen[row[1:3]] += 1
-        if seen[row[1:3]] <= per_class:
-            kept.append(row)
-    return kept
-
-
-def _check_layout(root: str, table: "pa.Table", ignored: int) -> tuple[str, ...]:
-    """Return the sorted classes, or say what the layout lacks."""
-    pairs = set(zip(table[SPLIT].to_pylist(), table[CLASS].to_pylist(), strict=True))
-    by_split = {s: {c for split, c in pairs if split == s} for s in SPLITS}
+def _check_layout(root: str, frame: "pd.DataFrame", ignored: int) -> None:
+    """Say what the layout lacks for training a classifier."""
     fix = f"Lay the images out as {LAYOUT}"
-    if not pairs:
+    if frame.empty:
         raise DataError(f"no images found ({ignored} other files)", root, fix)
-    _check_spelling({name for _, name in pairs}, root)
-    for split, classes in by_split.items():
-        if not classes:
+    _check_spelling(frame[CLASS].unique(), root)
+    classes = {s: set(frame[CLASS][frame[SPLIT] == s]) for s in SPLITS}
+    for split, names in classes.items():
+        if not names:
             raise DataError(f"the split {split} has no images", root, fix)
-        if unknown := sorted(classes - by_split["train"]):
+        if unknown := sorted(names - classes["train"]):
             raise DataError(
                 f"classes in {split} that train lacks: {', '.join(unknown)}", root, fix
             )
-        if lacking := sorted(by_split["train"] - classes):
+        if lacking := sorted(classes["train"] - names):
             logging.getLogger(__name__).warning(
                 "The split %s of %s has no images of: %s",
                 *(split, root, ", ".join(lacking)),
             )
-    if len(by_split["train"]) < 2:
+    if len(classes["train"]) < 2:
         raise DataError("a classifier needs at least two classes", root, fix)
-    return tuple(sorted(by_split["train"]))
 
 
 def _check_spelling(classes: Iterable[str], root: str) -> None:

@@ -27,14 +27,13 @@ def main(arguments: Sequence[str]) -> int:
 
     settings = SearchSettings.from_command("doggos_helpers.search", list(arguments))
     if bool(settings.text) == bool(settings.image):
-        raise SettingsError(
-            "one query is needed", "--text or --image", "Give exactly one of the two"
-        )
+        fix = "Give exactly one of the two"
+        raise SettingsError("one query is needed", "--text or --image", fix)
     tower = "text" if settings.text else "image"
     check_model(settings, [tower])
     index = SearchIndex(read_embeddings(settings))
     classes = [c.strip() for c in settings.classes.split(",") if c.strip()]
-    found = len(index.rows_of(classes))
+    found = int(index.mask_of(classes).sum())
     encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
     if settings.text:
         matches = index.by_text(settings.text, encoder, settings.k, classes)
@@ -43,9 +42,8 @@ def main(arguments: Sequence[str]) -> int:
             data = Path(settings.image).expanduser().read_bytes()
             matches = index.by_image(data, encoder, settings.k, classes)
         except (OSError, BadImage) as error:
-            raise DataError(
-                f"can't use the image ({error})", settings.image, "Give an image file"
-            ) from error
+            what = f"can't use the image ({error})"
+            raise DataError(what, settings.image, "Give an image file") from error
     for match in matches:
         print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
     if found < settings.k:

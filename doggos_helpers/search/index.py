@@ -54,27 +54,34 @@ class SearchIndex:
         rows = self.embeddings
         if k < 1:
             raise SettingsError("k must be at least 1", f"k = {k}", "Ask for 1 or more")
-        candidates = self.rows_of(classes)
-        scores = rows.vectors[candidates] @ vector
-        best = np.argsort(-scores, kind="stable")[:k]
+        wanted = self.mask_of(classes)
+        k = min(k, int(wanted.sum()))
+        # Of all rows: choosing the wanted ones first would copy them.
+        scores = np.where(wanted, rows.vectors @ vector, -np.inf)
+        near = (
+            np.flatnonzero(scores >= np.partition(scores, -k)[-k])
+            if k
+            else np.arange(0)
+        )
+        best = sorted(near, key=lambda row: -scores[row])[:k]
         return [
             Match(
                 path=str(rows.paths[row]),
                 class_name=str(rows.classes[row]),
                 split=str(rows.splits[row]),
-                score=float(score),
+                score=float(scores[row]),
             )
-            for row, score in zip(candidates[best], scores[best], strict=True)
+            for row in best
         ]
 
-    def rows_of(self, classes: Sequence[str]) -> np.ndarray:
-        """Return the indices of the rows of these classes; of none given: all.
+    def mask_of(self, classes: Sequence[str]) -> np.ndarray:
+        """Return which rows are of these classes, bool [n]; of none given: all.
 
         Raises:
             SettingsError: A class is not in the index.
         """
         if not classes:
-            return np.arange(len(self.embeddings))
+            return np.ones(len(self.embeddings), bool)
         known = sorted(set(self.embeddings.classes))
         if unknown := sorted(set(classes) - set(known)):
             more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
@@ -83,7 +90,7 @@ class SearchIndex:
                 f"classes: {', '.join(known[:SHOWN])}{more}",
                 "Filter by classes of the index, with commas between",
             )
-        return np.flatnonzero(np.isin(self.embeddings.classes, list(classes)))
+        return np.isin(self.embeddings.classes, list(classes))
 
     def by_image(
         self, data: bytes, encoder: "ClipEncoder", k: int, classes: Sequence[str] = ()

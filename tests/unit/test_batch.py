@@ -1,8 +1,6 @@
 """Choosing notebooks and parameters; nothing is executed here."""
 
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -14,7 +12,6 @@ from doggos_helpers.batch.__main__ import main
 from doggos_helpers.batch.notebooks import BatchSettings
 from doggos_helpers.errors import SettingsError
 from doggos_helpers.settings import Settings
-from tools.local_cluster import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,40 +107,23 @@ def test_there_are_the_four_files_of_the_readme() -> None:
     assert {f.stem for f in FILES} == {"local", "gpu", "anyscale", "smoke"}
 
 
-@pytest.fixture
-def usual_port(monkeypatch, tmp_path: Path) -> Iterator[int]:
-    """Make a free port the usual one, and keep the locks away from other batches."""
-    port = free_ports(1)[0]
+def test_two_batches_at_a_time_get_two_ports(monkeypatch) -> None:
     monkeypatch.delenv("DOGGOS_PORT", raising=False)
     monkeypatch.setenv("DOGGOS_ADDRESS", "local")
-    monkeypatch.setattr(Settings.model_fields["port"], "default", port)
-    Settings.model_rebuild(force=True)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    yield port
-    monkeypatch.undo()
-    Settings.model_rebuild(force=True)
+    ports = {batch.own_port({})["DOGGOS_PORT"] for _ in range(2)}
+    assert len(ports) == 2
+    for port in ports:
+        with socket.create_server(("127.0.0.1", int(port))):
+            pass  # it is free
 
 
-def test_two_batches_at_a_time_get_two_ports(usual_port: int, capsys) -> None:
-    with batch.own_port({}):
-        assert Settings().port == usual_port
-        with batch.own_port({}):
-            assert Settings().port != usual_port
-        assert Settings().port == usual_port
-    said = capsys.readouterr().out
-    assert said.startswith(f"Port {usual_port} is taken: the service will listen on ")
-
-
-def test_a_port_in_use_is_left_alone_and_a_named_or_joined_one_kept(
-    usual_port: int, monkeypatch
-) -> None:
-    with socket.create_server(("127.0.0.1", usual_port)):
-        with batch.own_port({}):
-            assert Settings().port != usual_port
-        monkeypatch.setenv("DOGGOS_HOST", "192.0.2.1")  # no address of this machine
-        with batch.own_port({}):  # notebook 06 says what is wrong with it
-            assert Settings().port == usual_port
-        monkeypatch.delenv("DOGGOS_HOST")
-        for given in ({"port": usual_port}, {"address": "192.0.2.1:6379"}):
-            with batch.own_port(given):
-                assert Settings().port == usual_port
+def test_a_port_that_somebody_named_or_of_a_joined_cluster_is_left(monkeypatch) -> None:
+    monkeypatch.delenv("DOGGOS_PORT", raising=False)
+    monkeypatch.setenv("DOGGOS_ADDRESS", "local")
+    for given in ({"port": 8123}, {"address": "192.0.2.1:6379"}):
+        assert batch.own_port(given) == {}
+    monkeypatch.setenv("DOGGOS_PORT", "8000")
+    assert batch.own_port({}) == {}
+    monkeypatch.delenv("DOGGOS_PORT")
+    monkeypatch.setenv("DOGGOS_HOST", "192.0.2.1")  # no address of this machine
+    assert batch.own_port({}) == {}  # notebook 06 says what is wrong with it

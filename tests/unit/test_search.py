@@ -46,7 +46,7 @@ def test_many_classes_are_not_all_listed():
     many = np.array([f"class {i:02}" for i in range(50)])
     rows = Embeddings(many, many, many, np.eye(50, 2, dtype=np.float32))
     with pytest.raises(SettingsError) as caught:
-        SearchIndex(rows).rows_of(["zebra"])
+        SearchIndex(rows).mask_of(["zebra"])
     assert caught.value.where.endswith("class 29 and 20 more")
 
 
