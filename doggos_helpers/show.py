@@ -2,7 +2,7 @@
 
 import inspect
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,15 +75,16 @@ def sheet(
 
 
 def strips(
-    settings: Settings, queries: Mapping[str, Sequence[Match]], first: str = ""
+    settings: Settings,
+    queries: Mapping[str, Sequence[Match]],
+    images: Collection[str] = (),
 ) -> "Figure":
     """Draw the matches of each query as a row, with their similarities.
 
     Args:
         settings: For the data set.
-        queries: Matches by query; a query that is a path of the data set is drawn
-            at the start of its row, any other is written there.
-        first: The title over the column of queries.
+        queries: Matches by query, which is written at the start of its row.
+        images: The queries that are paths of the data set: they are drawn there.
     """
     columns = 1 + max(len(matches) for matches in queries.values())
     figure = new_figure(1.6 * columns, 1.85 * len(queries))
@@ -91,9 +92,9 @@ def strips(
     for axis in grid.ravel():
         axis.axis("off")
     for row, (query, matches) in zip(grid, queries.items(), strict=True):
-        if query.count("/") == 2:
+        if query in images:
             row[0].imshow(thumbnail(settings, query))
-            row[0].set_title(first or f"query: {query.split('/')[1]}", fontsize=8)
+            row[0].set_title(f"query: {query.split('/')[-2]}", fontsize=8)
         else:
             text = textwrap.fill(f"“{query}”", 16)
             row[0].text(0.5, 0.5, text, ha="center", va="center", fontsize=10)
@@ -182,21 +183,19 @@ def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
         history: One mapping an epoch, with epoch, train_loss and val_loss.
         classes: How many; the loss of guessing among them is drawn as a line.
     """
+    import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [metrics["epoch"] for metrics in history]
-    best = min(history, key=lambda metrics: metrics["val_loss"])
+    table = pd.DataFrame(history).set_index("epoch")
+    best = table["val_loss"].idxmin()
     figure = new_figure(6.5, 3.6)
     axis = figure.subplots()
-    for key, label, colour in (
-        ("train_loss", "training", "#4477aa"),
-        ("val_loss", "validation", "#ee6677"),
-    ):
-        values = [metrics[key] for metrics in history]
-        axis.plot(epochs, values, marker="o", ms=3, color=colour, label=label)
+    table[["train_loss", "val_loss"]].set_axis(["training", "validation"], axis=1).plot(
+        ax=axis, marker="o", ms=3, color=["#4477aa", "#ee6677"]
+    )
     mark: dict[str, Any] = {"ms": 11, "mfc": "none", "color": "#ee6677"}
-    label = f"best: epoch {best['epoch']}"
-    axis.plot(best["epoch"], best["val_loss"], "o", label=label, **mark)
+    label = f"best: epoch {best}"
+    axis.plot(best, table["val_loss"][best], "o", label=label, **mark)
     axis.axhline(np.log(classes), color="grey", linestyle=":", label="guessing")
     axis.set(xlabel="epoch", ylabel="loss (cross-entropy)")
     axis.set_ylim(bottom=0)
@@ -215,21 +214,22 @@ def confusion_matrix(
         confusion: Rows actual, columns predicted.
         classes: The labels of both.
     """
-    counts = np.asarray(confusion)
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     size = min(12.0, 2.5 + 0.36 * len(classes))
     figure = new_figure(size, size)
-    axis = figure.subplots()
-    axis.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()))
-    axis.set(xlabel="predicted", ylabel="actual")
-    if len(classes) <= 60:
-        ticks = np.arange(len(classes))
-        axis.set_xticks(ticks, classes, rotation=90, fontsize=8)
-        axis.set_yticks(ticks, classes, fontsize=8)
-    if len(classes) <= 25:
-        for (i, j), count in np.ndenumerate(counts):
-            colour = "white" if count > counts.max() / 2 else "black"
-            if count:
-                axis.text(j, i, count, ha="center", va="center", color=colour, size=8)
+    drawn = ConfusionMatrixDisplay(np.asarray(confusion), display_labels=classes).plot(
+        ax=figure.subplots(),
+        cmap="Blues",
+        colorbar=False,
+        include_values=len(classes) <= 25,
+        xticks_rotation="vertical",
+        text_kw={"size": 8},
+    )
+    drawn.ax_.set(xlabel="predicted", ylabel="actual")
+    drawn.ax_.tick_params(labelsize=8)
+    for number in np.ravel(drawn.text_ if drawn.text_ is not None else []):
+        number.set_visible(number.get_text() != "0")
     return figure
 
 

@@ -86,7 +86,8 @@ def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
     rows = rows.merge(manifest.table.select([PATH, SIZE]).to_pandas())
     # Later pieces are newer; a good row wins.
     rows = rows.assign(good=rows[REASON].isna()).sort_values(["good", "row"])
-    return table.take(rows.drop_duplicates(PATH, keep="last").sort_values(PATH)["row"])
+    rows = rows.drop_duplicates(PATH, keep="last").sort_values(PATH)
+    return table.take(rows["row"].to_numpy())
 
 
 def unfinished_rows(folder: Path, manifest: Manifest) -> "pa.Table":
