@@ -17,8 +17,9 @@ test:  ## unit tests, tests on a local Ray, the notebooks on a cluster of three 
 	@$(call run,dev) pytest -n 2 -m "not long"
 test-long:  ## everything, with what takes too long for a user
 	@$(call run,dev) pytest
-lint:
-	@$(call run,dev) ruff check . && "$$(cat build/.python)" -m ruff format --check . && "$$(cat build/.python)" -m mypy
+lint:  ## style, types, and the contract of imports
+	@$(call run,dev) ruff check . && "$$(cat build/.python)" -m ruff format --check . && "$$(cat build/.python)" -m mypy \
+	  && "$$(dirname "$$(cat build/.python)")/lint-imports"
 lab:  ## JupyterLab on the notebooks; an exported RAY_ADDRESS reaches them
 	@$(call run) jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 cluster:  ## a head and two worker nodes on this machine; prints the lines to export

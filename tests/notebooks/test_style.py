@@ -115,6 +115,20 @@ def test_the_skeleton_is_in_order(notebook: NotebookNode) -> None:
     assert 3 <= len(own) <= 6, f"three to six sections, not {own}"
 
 
+def test_imports_name_the_folder_of_the_stage_first(
+    notebook: NotebookNode, notebook_path: Path
+) -> None:
+    own = dict(
+        zip(NAMES[1:], ("cluster", "embed", "train", "evaluate", "serve"), strict=True)
+    )
+    stage = own.get(notebook_path.stem[3:], "")  # 01 is about no one stage
+    imported = re.findall(
+        r"^from doggos_helpers\.?(\w*)", code(notebook)[0].source, re.M
+    )
+    assert imported[0] == stage or not stage
+    assert stage not in imported[imported.count(stage) :], "its imports stand together"
+
+
 def test_parameters_are_settings_with_help(notebook: NotebookNode) -> None:
     cell = code(notebook)[1]
     for line in lines(cell.source):
@@ -183,10 +197,11 @@ def _parse(cell: NotebookNode) -> ast.Module:
 def test_helpers_are_not_copied(notebook: NotebookNode, notebook_path: Path) -> None:
     package = Path(notebook_path).parents[1] / "doggos_helpers"
     homes = {}
-    for module in package.glob("*.py"):
+    for module in package.rglob("*.py"):
         for node in ast.parse(module.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 homes[node.name] = module.name
+    assert {"embed", "connect", "Encoder"} <= set(homes)
     for cell in code(notebook):
         for node in ast.walk(_parse(cell)):
             if isinstance(node, ast.FunctionDef):
