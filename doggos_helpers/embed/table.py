@@ -177,14 +177,14 @@ def read_record(settings: Settings) -> dict[str, Any]:
     """
     file = settings.embeddings_dir / "run.json"
     record = read_json(file, "03_embedding")
-    whole = isinstance(record, dict) and record.get("fingerprint")
-    encoder = record.get("encoder") if whole else None
-    if not (isinstance(encoder, dict) and encoder.get("model")):
+    try:
+        record["fingerprint"], record["encoder"]["model"]
+    except (KeyError, TypeError):
         raise StorageError(
             "not the record of an embedding run",
             str(file),
             "Delete it and run notebook 03_embedding: rows that are there are kept",
-        )
+        ) from None
     return record
 
 
@@ -198,20 +198,18 @@ def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    file = embeddings_file(settings)
+    file, good = embeddings_file(settings), pc.field(REASON).is_null()
+    wanted = good & (pc.field(SPLIT) == split) if split else good
     try:
-        table = pq.read_table(file)
+        columns = [PATH, CLASS, SPLIT, EMBEDDING]
+        table = pq.read_table(file, columns=columns, filters=wanted)
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(
             f"can't read the embeddings ({error})",
             str(file),
             "Delete this file and run notebook 03_embedding again",
         ) from error
-    keep = pc.is_null(table[REASON])
-    if split:
-        keep = pc.and_(keep, pc.equal(table[SPLIT], split))
-    table = table.filter(keep).combine_chunks()
     flat = table[EMBEDDING].combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(table.num_rows, len(flat) // max(1, table.num_rows))
-    text = [np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT)]
-    return Embeddings(text[0], text[1], text[2], vectors)
+    vectors = flat.reshape(len(table), len(flat) // max(1, len(table)))
+    text = (np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT))
+    return Embeddings(*text, vectors)

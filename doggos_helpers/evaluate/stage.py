@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from doggos_helpers.embed.table import (
     read_embeddings,
     read_record,
 )
-from doggos_helpers.errors import DataError, ModelError
+from doggos_helpers.errors import DataError
 from doggos_helpers.evaluate.metrics import compute_metrics
 from doggos_helpers.evaluate.prediction import (
     PREDICTED,
@@ -29,7 +28,7 @@ from doggos_helpers.evaluate.prediction import (
     write_predictions,
 )
 from doggos_helpers.settings import Settings
-from doggos_helpers.train.classifier import check_encoder, describe, load
+from doggos_helpers.train.classifier import check_fits
 from doggos_helpers.train.registry import Version, champion
 
 if TYPE_CHECKING:
@@ -62,10 +61,12 @@ def check(settings: Settings) -> EvaluateInputs:
     """
     embeddings, embedded = read_embeddings(settings), read_record(settings)
     version = champion(settings)
-    labels = describe(version.folder)
-    check_champion(labels, embeddings, version.folder)
-    load(version.folder)  # small: better it fails here than on the workers
-    check_encoder(version.folder, embedded["encoder"]["model"])
+    labels = check_fits(
+        version.folder,
+        embedded["encoder"]["model"],
+        embeddings.vectors.shape[1],
+        embeddings.classes.tolist(),
+    )
     test = embeddings.select(embeddings.splits == "test")
     if not len(test):
         raise DataError(
@@ -74,30 +75,6 @@ def check(settings: Settings) -> EvaluateInputs:
             "Put images into test/<class>/ and run notebook 03_embedding again",
         )
     return EvaluateInputs(settings, test, version, labels, embedded["fingerprint"])
-
-
-def check_champion(
-    labels: dict[str, Any], embeddings: Embeddings, folder: Path
-) -> None:
-    """Refuse a classifier for vectors of another length, or that lacks a class.
-
-    Raises:
-        ModelError: It names what differs.
-    """
-    width = embeddings.vectors.shape[1]
-    lacking = sorted(set(embeddings.classes.tolist()) - set(labels["classes"]))
-    what = ""
-    if lacking:
-        what = f"doesn't know the classes {', '.join(lacking[:5])}"
-    if labels["dimension"] != width:
-        what = f"takes {labels['dimension']} numbers, the embeddings have {width}"
-    if what:
-        raise ModelError(
-            f"the champion {what}",
-            str(folder),
-            "Train on these embeddings: notebook 04_training or"
-            " `python -m doggos_helpers.train`",
-        )
 
 
 def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def check_artefacts(settings: Settings, champion: Path) -> None:
         ModelError: The champion can't be loaded, or the weights differ.
     """
     from doggos_helpers.clip.model import model_fingerprint
-    from doggos_helpers.train.classifier import check_encoder, load
+    from doggos_helpers.train.classifier import check_fits
 
     file = embeddings_file(settings)
     embedded = read_record(settings)
@@ -99,8 +99,7 @@ def check_artefacts(settings: Settings, champion: Path) -> None:
             str(file),
             "Run notebooks 03_embedding and 04_training again",
         )
-    check_encoder(champion, now)
-    load(champion)
+    check_fits(champion, now)
 
 
 class ServeSettings(Settings):

@@ -1,7 +1,7 @@
 """The breed classifier: an embedding in, one score a class out; save and load."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from doggos_helpers.artefacts import replacing
 from doggos_helpers.errors import ModelError
 
 WEIGHTS, LABELS = "classifier.safetensors", "classifier.json"
+TRAIN = "notebook 04_training or `python -m doggos_helpers.train`"
 
 
 class Classifier(nn.Module):
@@ -90,36 +91,42 @@ def describe(folder: Path) -> dict[str, Any]:
     """
     try:
         labels = json.loads((folder / LABELS).read_text())
-        for key in ("classes", "dimension", "hidden_units", "dropout"):
-            labels[key]
         in_order = labels["classes"] == sorted(set(labels["classes"]))
+        labels["dimension"], labels["hidden_units"], labels["dropout"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / LABELS, error) from error
     if not in_order:
-        raise ModelError(
-            "the labels of the classifier are not sorted, or not unique",
-            str(folder / LABELS),
-            "Train again: notebook 04_training or `python -m doggos_helpers.train`",
-        )
+        what = "the labels of the classifier are not sorted, or not unique"
+        raise ModelError(what, str(folder / LABELS), f"Train again: {TRAIN}")
     return labels
 
 
-def check_encoder(folder: Path, encoder: str) -> None:
-    """Refuse a classifier that learnt from other CLIP weights than `encoder`.
+def check_fits(
+    folder: Path, encoder: str, dimension: int = 0, classes: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Refuse a champion that doesn't fit embeddings; return what `describe` does.
 
     Args:
-        folder: Of the classifier.
+        folder: Of the champion.
         encoder: What `clip.model_fingerprint` says of the model of the embeddings.
+        dimension: Of the embeddings; 0: not asked.
+        classes: That the champion must know.
 
     Raises:
-        ModelError: It would answer, and its answers would be noise.
+        ModelError: Its answers would be noise, or it would give none.
     """
-    if describe(folder).get("encoder") != encoder:
-        raise ModelError(
-            "the champion learnt from embeddings of other CLIP weights",
-            str(folder),
-            "Train again: notebook 04_training or `python -m doggos_helpers.train`",
-        )
+    labels = describe(folder)
+    if dimension not in (0, labels["dimension"]):
+        what = f"takes {labels['dimension']} numbers, the embeddings have {dimension}"
+    elif lacking := sorted(set(classes) - set(labels["classes"])):
+        what = f"doesn't know the classes {', '.join(lacking[:5])}"
+    elif labels.get("encoder") != encoder:
+        what = "learnt from embeddings of other CLIP weights"
+    else:
+        load(folder)  # small: better it fails here than on the workers
+        return labels
+    fix = f"Train on these embeddings: {TRAIN}"
+    raise ModelError(f"the champion {what}", str(folder), fix)
 
 
 def load(folder: Path, device: str = "cpu") -> tuple[Classifier, list[str]]:
@@ -129,19 +136,15 @@ def load(folder: Path, device: str = "cpu") -> tuple[Classifier, list[str]]:
         ModelError: A file is missing, or the labels don't fit the weights.
     """
     labels = describe(folder)
-    classes = labels["classes"]
-    model = Classifier(
-        labels["dimension"], labels["hidden_units"], len(classes), labels["dropout"]
-    )
+    size, classes = labels["dimension"], labels["classes"]
+    model = Classifier(size, labels["hidden_units"], len(classes), labels["dropout"])
     try:
-        weights = load_file(folder / WEIGHTS, device=device)
+        model.load_state_dict(load_file(folder / WEIGHTS, device=device))
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder / WEIGHTS, error) from error
-    try:
-        model.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(
-            f"the weights are not of a classifier of {labels['dimension']} inputs and"
+            f"the weights are not of a classifier of {size} inputs and"
             f" {len(classes)} labels",
             str(folder),
             "Keep both files of one training together, or train again",
@@ -169,5 +172,5 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
     return ModelError(
         f"no classifier can be read ({type(error).__name__}: {error})",
         str(path),
-        "Train one: notebook 04_training or `python -m doggos_helpers.train`",
+        f"Train one: {TRAIN}",
     )

@@ -74,14 +74,13 @@ def explained(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tracked_run(settings: Settings, name: str = "", **params: Any) -> Iterator[str]:
+def tracked_run(settings: Settings, **params: Any) -> Iterator[str]:
     """Open an MLflow run on the driver, give its id, and close it.
 
     It ends FINISHED, FAILED after an exception, KILLED after an interrupt.
 
     Args:
         settings: Which server, which experiment.
-        name: Of the run; empty lets MLflow choose.
         **params: What to log about the training.
 
     Raises:
@@ -90,7 +89,7 @@ def tracked_run(settings: Settings, name: str = "", **params: Any) -> Iterator[s
     client = open_tracking(settings.tracking)
     with explained(settings.tracking):
         experiment_id = _experiment(client, settings)
-        run_id = client.create_run(experiment_id, run_name=name or None).info.run_id
+        run_id = client.create_run(experiment_id).info.run_id
     try:
         with explained(settings.tracking):
             for key, value in params.items():

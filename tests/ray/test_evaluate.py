@@ -14,7 +14,7 @@ from doggos_helpers.evaluate.stage import check, evaluate
 from doggos_helpers.train import registry, tracking
 from doggos_helpers.train.classifier import (
     Classifier,
-    check_encoder,
+    check_fits,
     load,
     predict_probabilities,
     save,
@@ -102,9 +102,9 @@ def test_the_figures_agree_with_the_predictions(run, settings):
 def test_a_champion_of_other_clip_weights_is_refused(run, settings):
     folder = registry.champion(settings).folder
     with pytest.raises(ModelError, match="other CLIP weights") as caught:
-        check_encoder(folder, "new weights")
+        check_fits(folder, "new weights")
     assert caught.value.where == str(folder)
-    check_encoder(folder, "synthetic")
+    check_fits(folder, "synthetic")
 
 
 def test_the_artefacts_are_parquet_and_json(run, settings):

@@ -10,6 +10,7 @@ from doggos_helpers.errors import ModelError
 from doggos_helpers.train import classifier
 from doggos_helpers.train.classifier import (
     Classifier,
+    check_fits,
     load,
     predict_probabilities,
     save,
@@ -101,3 +102,25 @@ def test_an_unreadable_file_is_named_with_the_fix(model, tmp_path, name, damage)
     with pytest.raises(ModelError, match="04_training") as error:
         load(tmp_path)
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "dimension", "classes", "message"),
+    [
+        ("e", 8, [*CLASSES, "zebra"], "doesn't know the classes zebra"),
+        ("e", 5, CLASSES, "takes 8 numbers, the embeddings have 5"),
+        ("f", 8, CLASSES, "other CLIP weights"),
+    ],
+)
+def test_a_champion_of_other_embeddings_is_refused(
+    model, tmp_path, encoder, dimension, classes, message
+):
+    save(model, tmp_path, CLASSES, encoder="e")
+    with pytest.raises(ModelError, match=message) as error:
+        check_fits(tmp_path, encoder, dimension, classes)
+    assert "04_training" in str(error.value)
+
+
+def test_a_champion_that_knows_more_classes_is_accepted(model, tmp_path):
+    save(model, tmp_path, CLASSES, encoder="e")
+    assert check_fits(tmp_path, "e", 8, CLASSES[:2])["classes"] == CLASSES

@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 
 from doggos_helpers.data.manifest import read_attributes
-from doggos_helpers.embed.table import Embeddings
-from doggos_helpers.errors import DataError, ModelError
+from doggos_helpers.errors import DataError
 from doggos_helpers.evaluate.metrics import accuracy_by, compute_metrics
-from doggos_helpers.evaluate.stage import check_champion
 from doggos_helpers.settings import Settings
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
@@ -77,31 +75,6 @@ def test_top5_of_seven_classes_by_hand():
 def test_rows_that_cannot_be_measured_are_refused(actual, message):
     with pytest.raises(DataError, match=message):
         compute_metrics(actual, actual, np.ones((len(actual), 4)), CLASSES)
-
-
-def embeddings(classes, width=4):
-    n = len(classes)
-    text = np.array(classes)
-    return Embeddings(text, text, np.array(["test"] * n), np.ones((n, width)))
-
-
-@pytest.mark.parametrize(
-    ("classes", "width", "message"),
-    [
-        (["a", "z"], 4, "doesn't know the classes z"),
-        (["a", "b"], 5, "takes 4 numbers, the embeddings have 5"),
-    ],
-)
-def test_a_champion_of_other_embeddings_is_refused(classes, width, message, tmp_path):
-    labels = {"dimension": 4, "classes": CLASSES}
-    with pytest.raises(ModelError, match=message) as error:
-        check_champion(labels, embeddings(classes, width), tmp_path)
-    assert "04_training" in str(error.value)
-
-
-def test_a_champion_that_knows_more_classes_is_accepted(tmp_path):
-    labels = {"dimension": 4, "classes": CLASSES}
-    check_champion(labels, embeddings(["a", "b"]), tmp_path)
 
 
 def test_slices_worked_by_hand():
