@@ -211,5 +211,5 @@ def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
         ) from error
     flat = table[EMBEDDING].combine_chunks().flatten().to_numpy()
     vectors = flat.reshape(len(table), len(flat) // max(1, len(table)))
-    text = (np.array(table[c].to_pylist(), dtype=str) for c in (PATH, CLASS, SPLIT))
-    return Embeddings(*text, vectors)
+    paths, classes, splits = (np.array(table[c].to_pylist(), str) for c in columns[:3])
+    return Embeddings(paths, classes, splits, vectors)
