@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, upright
@@ -183,7 +184,6 @@ def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
         history: One mapping an epoch, with epoch, train_loss and val_loss.
         classes: How many; the loss of guessing among them is drawn as a line.
     """
-    import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     table = pd.DataFrame(history).set_index("epoch")

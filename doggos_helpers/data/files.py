@@ -6,15 +6,12 @@ import posixpath
 import socket
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
+
+from pyarrow import fs
 
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.errors import DataError
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
 
 LAYOUT = "<split>/<class>/<image>, with the splits train, val and test"
 # A bucket that can't be reached is an error after these seconds, not after minutes.
@@ -22,7 +19,7 @@ CONNECT_S, REQUEST_S, ATTEMPTS = 5, 30, 2
 
 
 @functools.lru_cache(maxsize=8)
-def open_root(uri: str) -> tuple["FileSystem", str]:
+def open_root(uri: str) -> tuple[fs.FileSystem, str]:
     """Open a folder or URI.
 
     `s3://anonymous@bucket/...` reads a public bucket without credentials. Other
@@ -34,8 +31,6 @@ def open_root(uri: str) -> tuple["FileSystem", str]:
     Raises:
         DataError: No file system is known for the URI, or it can't be reached.
     """
-    from pyarrow import fs
-
     if "://" not in uri:
         return fs.LocalFileSystem(), uri
     try:
@@ -46,10 +41,8 @@ def open_root(uri: str) -> tuple["FileSystem", str]:
         return _open_with_fsspec(uri, error)
 
 
-def _open_bucket(uri: str) -> tuple["FileSystem", str]:
+def _open_bucket(uri: str) -> tuple[fs.FileSystem, str]:
     """Open ``s3://bucket/folder?option=value`` with time limits; see pyarrow's S3."""
-    from pyarrow import fs
-
     parts = urlsplit(uri)
     options: dict = {k: v[-1] for k, v in parse_qs(parts.query).items()}
     for flag in ("allow_bucket_creation", "allow_bucket_deletion"):
@@ -84,9 +77,8 @@ def _check_answers(host: str, port: int) -> None:
         raise OSError(f"no answer within {CONNECT_S} s from {what}") from error
 
 
-def _open_with_fsspec(uri: str, first: Exception) -> tuple["FileSystem", str]:
+def _open_with_fsspec(uri: str, first: Exception) -> tuple[fs.FileSystem, str]:
     import fsspec
-    from pyarrow import fs
 
     scheme = urlsplit(uri).scheme
     if scheme == "s3":  # pyarrow knows it: its own error is the true one
@@ -117,8 +109,6 @@ def list_files(root: str) -> list[tuple[str, int]]:
     Raises:
         DataError: It doesn't exist, is a file, or can't be listed.
     """
-    from pyarrow import fs
-
     filesystem, base = open_root(root)
     try:
         kind = filesystem.get_file_info(base).type

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from doggos_helpers.data.files import LAYOUT, list_files, open_root
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import SAMPLE, Settings
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 
 PATH = "path"
@@ -37,7 +39,7 @@ class Manifest:
     """
 
     root: str
-    table: "pa.Table"
+    table: pa.Table
     classes: tuple[str, ...]
     ignored: int
 
@@ -56,7 +58,6 @@ def build_manifest(settings: Settings) -> Manifest:
         DataError: The folder or URI can't be listed, or isn't laid out as expected.
     """
     import pandas as pd
-    import pyarrow as pa
 
     root = settings.dataset_root
     if settings.dataset == SAMPLE and not Path(root).is_dir():
@@ -135,8 +136,6 @@ def read_attributes(settings: Settings) -> "pd.DataFrame":
         DataError: The table can't be read, or has no column path.
     """
     import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     filesystem, base = open_root(settings.dataset_root)
     where = f"{base}/{ATTRIBUTES}"

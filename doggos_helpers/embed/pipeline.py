@@ -6,6 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import ray
 
 from doggos_helpers.cluster.nodes import NODE, this_node
 from doggos_helpers.cluster.plan import WorkerPlan
@@ -17,7 +19,6 @@ from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from ray.data import Dataset
 
 
@@ -82,10 +83,8 @@ class Embedder:
         self.max_bad_share = settings.max_bad_share
         self.rows, self.reasons = 0, Counter[str]()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> "pa.Table":
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Replace `pixels` by `embedding`, null where the row has a reason."""
-        import pyarrow as pa
-
         self._give_up_if_most_are_bad(batch[REASON])
         bad = np.array([bool(r) for r in batch[REASON]])
         vectors = np.zeros((len(bad), self.encoder.dimension), np.float32)
@@ -119,7 +118,7 @@ def check_bad_share(rows: int, reasons: Counter[str], most: float) -> None:
 
 
 def build_pipeline(
-    rows: "pa.Table", root: str, settings: Settings, plan: WorkerPlan
+    rows: pa.Table, root: str, settings: Settings, plan: WorkerPlan
 ) -> "Dataset":
     """Build the lazy pipeline: manifest rows to pixels to embeddings.
 
@@ -129,8 +128,6 @@ def build_pipeline(
         settings: For the model.
         plan: Workers, batch size and the CPUs of the small tasks.
     """
-    import ray
-
     from doggos_helpers.clip.encoder import load_preprocessing
 
     stage = plan.embed

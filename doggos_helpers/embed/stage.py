@@ -3,7 +3,9 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from doggos_helpers.artefacts import alone, check_storage, write_run, writing
 from doggos_helpers.clip.model import check_model, model_fingerprint
@@ -22,9 +24,6 @@ from doggos_helpers.embed.table import (
 )
 from doggos_helpers.errors import unwrapped
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -78,16 +77,12 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
             if before["fingerprint"] == manifest.fingerprint:
                 return before
         table, nodes = commit(folder, manifest)
-        return _record(inputs, table, rows.num_rows, nodes, encoder, started)
+        made = {"nodes": nodes, "encoder": encoder}
+        return _record(inputs, table, rows.num_rows, started, **made)
 
 
 def _record(
-    inputs: EmbedInputs,
-    table: "pa.Table",
-    computed: int,
-    nodes: dict[str, int],
-    encoder: dict[str, str],
-    started: float,
+    inputs: EmbedInputs, table: pa.Table, computed: int, started: float, **made: Any
 ) -> dict[str, Any]:
     """Write run.json; only then complain where most images are bad."""
     settings, manifest = inputs.settings, inputs.manifest
@@ -107,10 +102,9 @@ def _record(
         started,
         fingerprint=manifest.fingerprint,
         counts=counts,
-        nodes=nodes,
-        encoder=encoder,
         classes=list(manifest.classes),
         reasons=dict(reasons.most_common()),
+        **made,
     )
     check_bad_share(table.num_rows, reasons, settings.max_bad_share)
     return run

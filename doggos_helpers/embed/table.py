@@ -5,19 +5,18 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from doggos_helpers.artefacts import missing, read_json, replacing, write_json
 from doggos_helpers.cluster.nodes import NODE
 from doggos_helpers.data.manifest import CLASS, PATH, SIZE, SPLIT, Manifest
 from doggos_helpers.errors import StorageError
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 EMBEDDING = "embedding"
 REASON = "reason"
@@ -34,11 +33,8 @@ def forget_other_encoder(folder: Path, encoder: dict[str, str]) -> None:
     write_json(note, encoder)
 
 
-def _read_piece(file: Path) -> "pa.Table | None":
+def _read_piece(file: Path) -> pa.Table | None:
     """Read a file of rows; set one aside that can't be used, to be computed again."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         piece = pq.read_table(file)
         if lacking := sorted(set(COLUMNS) - set(piece.column_names)):
@@ -57,7 +53,7 @@ def _read_piece(file: Path) -> "pa.Table | None":
     return piece.select([*COLUMNS, NODE])
 
 
-def in_several_splits(table: "pa.Table") -> int:
+def in_several_splits(table: pa.Table) -> int:
     """Count the files whose very bytes another split holds as well; warn of them."""
     rows = table.select([DIGEST, SPLIT, PATH]).to_pandas()
     rows = rows[rows[DIGEST] != ""]
@@ -72,10 +68,8 @@ def in_several_splits(table: "pa.Table") -> int:
     return len(copies)
 
 
-def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
+def stored_rows(folder: Path, manifest: Manifest) -> pa.Table | None:
     """Read what is stored, finished or pending: one row a path of the manifest."""
-    import pyarrow as pa
-
     files = sorted((folder / TABLE).glob("*.parquet"))
     files += sorted((folder / PENDING).rglob("*.parquet"))
     pieces = [piece for file in files if (piece := _read_piece(file)) is not None]
@@ -90,10 +84,8 @@ def stored_rows(folder: Path, manifest: Manifest) -> "pa.Table | None":
     return table.take(rows["row"].to_numpy())
 
 
-def unfinished_rows(folder: Path, manifest: Manifest) -> "pa.Table":
+def unfinished_rows(folder: Path, manifest: Manifest) -> pa.Table:
     """Return the manifest rows that have no embedding yet."""
-    import pyarrow.compute as pc
-
     stored = stored_rows(folder, manifest)
     if stored is None:
         return manifest.table
@@ -101,7 +93,7 @@ def unfinished_rows(folder: Path, manifest: Manifest) -> "pa.Table":
     return manifest.table.filter(pc.invert(pc.is_in(manifest.table[PATH], done)))
 
 
-def commit(folder: Path, manifest: Manifest) -> "tuple[pa.Table, dict[str, int]]":
+def commit(folder: Path, manifest: Manifest) -> tuple[pa.Table, dict[str, int]]:
     """Merge the pending rows into the table, sorted by path, and swap it in.
 
     Returns:
@@ -110,8 +102,6 @@ def commit(folder: Path, manifest: Manifest) -> "tuple[pa.Table, dict[str, int]]
     Raises:
         StorageError: Rows are missing.
     """
-    import pyarrow.parquet as pq
-
     table = stored_rows(folder, manifest)
     if table is None or table.num_rows != manifest.table.num_rows:
         raise StorageError(
@@ -149,10 +139,8 @@ class Embeddings:
         columns = (self.paths, self.classes, self.splits, self.vectors)
         return Embeddings(*(c[mask] for c in columns))
 
-    def to_arrow(self) -> "pa.FixedSizeListArray":
+    def to_arrow(self) -> pa.FixedSizeListArray:
         """Return the vectors as an Arrow column: one list of d numbers a row."""
-        import pyarrow as pa
-
         flat = pa.array(np.ascontiguousarray(self.vectors).ravel())
         return pa.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
 
@@ -194,10 +182,6 @@ def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
     Raises:
         StorageError: There is no table yet, or it can't be read.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     file, good = embeddings_file(settings), pc.field(REASON).is_null()
     wanted = good & (pc.field(SPLIT) == split) if split else good
     try:

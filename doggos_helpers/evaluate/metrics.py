@@ -1,17 +1,14 @@
 """The figures of an evaluation: a pure function of labels and predictions."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from doggos_helpers.data.manifest import CLASS, PATH
 from doggos_helpers.errors import DataError
 from doggos_helpers.evaluate.prediction import PREDICTED
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 TOP = 5
 
@@ -82,8 +79,8 @@ def compute_metrics(
 
 
 def accuracy_by(
-    predictions: "pd.DataFrame", attributes: "pd.DataFrame", names: Sequence[str]
-) -> "pd.DataFrame":
+    predictions: pd.DataFrame, attributes: pd.DataFrame, names: Sequence[str]
+) -> pd.DataFrame:
     """Compute the accuracy in slices: one row a value of each attribute.
 
     Args:
@@ -94,8 +91,6 @@ def accuracy_by(
     Returns:
         The columns attribute, value, images (those with predictions) and accuracy.
     """
-    import pandas as pd
-
     joined = predictions[[PATH, CLASS, PREDICTED]].merge(
         attributes[[PATH, *names]], on=PATH
     )

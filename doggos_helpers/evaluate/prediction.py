@@ -5,6 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
 
 from doggos_helpers.artefacts import missing, replacing, writing
 from doggos_helpers.cluster.nodes import NODE, this_node
@@ -16,8 +20,6 @@ from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import load, predict_probabilities
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
     from ray.data import Dataset
 
 
@@ -44,10 +46,8 @@ class Predictor:
         self.model, self.classes = load(Path(folder))
         self.node = this_node()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> "pa.Table":
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Replace `embedding` by the prediction and its probabilities."""
-        import pyarrow as pa
-
         vectors = np.stack(list(batch[EMBEDDING]))
         probabilities = predict_probabilities(self.model, vectors)
         best = probabilities.argmax(axis=1)
@@ -72,9 +72,6 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
             so small that a GPU would wait for its data.
         folder: Of the classifier.
     """
-    import pyarrow as pa
-    import ray.data
-
     stage = plan.serve
     names = {PATH: test.paths.tolist(), CLASS: test.classes.tolist()}
     table = pa.table(names | {EMBEDDING: test.to_arrow()})
@@ -90,37 +87,31 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
     )
 
 
-def collect(dataset: "Dataset") -> "pa.Table":
+def collect(dataset: "Dataset") -> pa.Table:
     """Run a prediction and return its rows in path order."""
-    import pyarrow as pa
-
     with unwrapped():
         batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
         return pa.concat_tables(batches).sort_by(PATH)
 
 
-def read_predictions(settings: Settings) -> "pd.DataFrame":
+def read_predictions(settings: Settings) -> pd.DataFrame:
     """Read what `evaluate` predicted: one row a test image, in path order.
 
     Raises:
         StorageError: There is nothing yet.
     """
-    import pandas as pd
-
     file = settings.evaluation_dir / PREDICTIONS
     if not file.is_file():
         raise missing(file, "05_evaluation")
     return pd.read_parquet(file)
 
 
-def write_predictions(table: "pa.Table", settings: Settings) -> None:
+def write_predictions(table: pa.Table, settings: Settings) -> None:
     """Write the table, whole or not at all.
 
     Raises:
         StorageError: It can't be written.
     """
-    import pyarrow.parquet as pq
-
     folder = settings.evaluation_dir
     with writing(folder, "the predictions"), replacing(folder / PREDICTIONS) as draft:
         pq.write_table(table, draft)

@@ -3,36 +3,23 @@
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from doggos_helpers.artefacts import write_json, write_run
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.nodes import NODE
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.manifest import CLASS, PATH
-from doggos_helpers.embed.table import (
-    Embeddings,
-    embeddings_file,
-    read_embeddings,
-    read_record,
-)
+from doggos_helpers.embed.table import Embeddings, read_embeddings, read_record
 from doggos_helpers.errors import DataError
+from doggos_helpers.evaluate import prediction
 from doggos_helpers.evaluate.metrics import compute_metrics
-from doggos_helpers.evaluate.prediction import (
-    PREDICTED,
-    PROBABILITIES,
-    build_prediction,
-    collect,
-    write_predictions,
-)
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import check_fits
 from doggos_helpers.train.registry import Version, champion
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 METRICS = "metrics.json"
 
@@ -71,7 +58,7 @@ def check(settings: Settings) -> EvaluateInputs:
     if not len(test):
         raise DataError(
             "no embeddings of the split test",
-            str(embeddings_file(settings)),
+            str(settings.embeddings_dir),
             "Put images into test/<class>/ and run notebook 03_embedding again",
         )
     return EvaluateInputs(settings, test, version, labels, embedded["fingerprint"])
@@ -90,7 +77,9 @@ def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:
     """
     started, test = time.time(), inputs.test
     wait_for(cluster.plan.serve, cluster, inputs.settings)
-    table = collect(build_prediction(test, cluster.plan, inputs.version.folder))
+    table = prediction.collect(
+        prediction.build_prediction(test, cluster.plan, inputs.version.folder)
+    )
     if table[PATH].to_pylist() != test.paths.tolist():
         raise DataError(
             f"{table.num_rows} predictions for {len(test)} test images",
@@ -100,16 +89,14 @@ def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:
     return _record(inputs, table, started)
 
 
-def _record(
-    inputs: EvaluateInputs, table: "pa.Table", started: float
-) -> dict[str, Any]:
+def _record(inputs: EvaluateInputs, table: pa.Table, started: float) -> dict[str, Any]:
     """Write the predictions, their figures, and the run record."""
     settings, predicted = inputs.settings, table.to_pydict()
-    write_predictions(table, settings)
+    prediction.write_predictions(table, settings)
     metrics = compute_metrics(
         predicted[CLASS],
-        predicted[PREDICTED],
-        np.array(predicted[PROBABILITIES]),
+        predicted[prediction.PREDICTED],
+        np.array(predicted[prediction.PROBABILITIES]),
         inputs.labels["classes"],
     )
     write_json(settings.evaluation_dir / METRICS, metrics)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ray.train.torch
 import torch
 from torch import nn
 
@@ -77,8 +78,6 @@ def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ModelError: The loss is no longer a number.
     """
-    import ray.train.torch
-
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config["threads"])
@@ -114,7 +113,6 @@ def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _over_all_workers(trained: list[float], measured: list[float]) -> dict[str, Any]:
     """Add up the sums of all workers (an all-reduce), and divide."""
-    import ray.train.torch
     import torch.distributed as dist
 
     sums = torch.tensor([*trained, *measured], device=ray.train.torch.get_device())
@@ -147,8 +145,6 @@ def _report(
     config: dict[str, Any],
 ) -> None:
     """Report the last epoch; rank 0 adds a checkpoint, from which Ray can resume."""
-    import ray.train
-
     last = history[-1]
     with tempfile.TemporaryDirectory() as name:
         checkpoint = None
@@ -164,8 +160,6 @@ def _report(
 
 def _resume(model: Classifier) -> dict[str, Any]:
     """Take the weights of the checkpoint that Ray resumes from; return its state."""
-    import ray.train
-
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return {"history": []}

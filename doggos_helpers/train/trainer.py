@@ -8,49 +8,42 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import ray.data
+from ray import train
+from ray.data import Dataset
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from doggos_helpers.cluster.plan import WorkerPlan
-from doggos_helpers.embed.table import (
-    EMBEDDING,
-    Embeddings,
-)
+from doggos_helpers.embed.table import EMBEDDING, Embeddings
 from doggos_helpers.errors import unwrapped
 from doggos_helpers.settings import environment
 from doggos_helpers.train.loop import LABEL, train_loop
 from doggos_helpers.train.tracking import EpochLogger
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from ray.data import Dataset
-    from ray.train import Result, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     from doggos_helpers.train.stage import TrainInputs
 
 
-def make_datasets(inputs: "TrainInputs", workers: int) -> "dict[str, Dataset]":
+def make_datasets(inputs: "TrainInputs", workers: int) -> dict[str, Dataset]:
     """Make the Ray Datasets `train` and `val`, of `embedding` and `label`.
 
     The training rows come in path order and are shuffled with the seed, so that the
     same seed gives the same shards. Ray deals every worker equally many rows and
     drops what is left over; up to `workers - 1` rows are repeated instead.
     """
-    import ray.data
-
     rows = inputs.embeddings
-    train, val = (rows.select(rows.splits == split) for split in ("train", "val"))
-    order = np.random.default_rng(inputs.settings.seed).permutation(len(train))
+    training, val = (rows.select(rows.splits == s) for s in ("train", "val"))
+    order = np.random.default_rng(inputs.settings.seed).permutation(len(training))
     even = np.resize(order, math.ceil(len(order) / workers) * workers)
-    shards = [train.select(part) for part in np.array_split(even, workers)]
+    shards = [training.select(part) for part in np.array_split(even, workers)]
     return {
         "train": ray.data.from_arrow([_table(s, inputs.classes) for s in shards]),
         "val": ray.data.from_arrow(_table(val, inputs.classes)),
     }
 
 
-def _table(rows: Embeddings, classes: list[str]) -> "pa.Table":
-    import pyarrow as pa
-
+def _table(rows: Embeddings, classes: list[str]) -> pa.Table:
     labels = pa.array(np.searchsorted(classes, rows.classes), pa.int64())
     return pa.table({EMBEDDING: rows.to_arrow(), LABEL: labels})
 
@@ -83,17 +76,15 @@ def loop_config(inputs: "TrainInputs", plan: WorkerPlan) -> dict[str, Any]:
     }
 
 
-def scaling_config(plan: WorkerPlan) -> "ScalingConfig":
+def scaling_config(plan: WorkerPlan) -> train.ScalingConfig:
     """Say how many workers Ray Train starts, and what each reserves."""
-    from ray.train import ScalingConfig
-
     stage, on_gpu = plan.train, plan.train.gpus > 0
     resources: dict[str, float] = {"CPU": stage.cpus}
     if on_gpu:
         resources["GPU"] = stage.gpus
     if stage.memory:
         resources["memory"] = stage.memory
-    return ScalingConfig(
+    return train.ScalingConfig(
         num_workers=stage.workers,
         use_gpu=on_gpu,
         resources_per_worker=resources,
@@ -102,9 +93,7 @@ def scaling_config(plan: WorkerPlan) -> "ScalingConfig":
     )
 
 
-def build_trainer(
-    inputs: "TrainInputs", plan: WorkerPlan, run_id: str
-) -> "TorchTrainer":
+def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> TorchTrainer:
     """Describe the training to Ray; nothing runs until `fit`.
 
     Args:
@@ -112,9 +101,6 @@ def build_trainer(
         plan: Workers and what each of them gets.
         run_id: The MLflow run to log each epoch to.
     """
-    from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     settings = inputs.settings
     # Type checkers see Ray Train V1's signatures under these names.
     datasets: Any = make_datasets(inputs, plan.train.workers)
@@ -142,7 +128,7 @@ def build_trainer(
     )
 
 
-def fit(trainer: "TorchTrainer") -> "Result":
+def fit(trainer: TorchTrainer) -> train.Result:
     """Run `trainer.fit()` without its waits, and leave Ctrl-C as it was.
 
     An epoch's report waits until Ray Train asks the workers for it, every two seconds

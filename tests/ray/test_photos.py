@@ -14,12 +14,12 @@ from PIL import Image
 
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import upright
-from doggos_helpers.embed.stage import embed
+from doggos_helpers.embed import stage as embed
 from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.evaluate import stage as evaluate
 from doggos_helpers.evaluate.prediction import read_predictions
-from doggos_helpers.evaluate.stage import evaluate
 from doggos_helpers.serve.service import start, stop
-from doggos_helpers.train.stage import train
+from doggos_helpers.train import stage as train
 from tests.photos import DOGS, NOT_DOGS, needs_photos
 from tools.local_cluster import free_ports
 
@@ -42,8 +42,11 @@ def settings(cluster, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(cluster, settings):
     """Run the three stages once."""
-    stages = (embed, train, evaluate)
-    return {stage.__name__: stage(settings, cluster[1]) for stage in stages}
+    return {
+        "embed": embed.embed(embed.check(settings), cluster[1]),
+        "train": train.train(train.check(settings), cluster[1]),
+        "evaluate": evaluate.evaluate(evaluate.check(settings), cluster[1]),
+    }
 
 
 def test_every_photograph_is_accounted_for(runs, settings):
