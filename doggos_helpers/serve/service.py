@@ -73,7 +73,7 @@ def check_inputs(settings: Settings) -> None:
         ServiceError: The port is taken, and not by a Serve that may be ours.
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
-    _check_port(settings, or_serve=True)
+    check_port(settings, or_serve=True)
     check_artefacts(settings, _champion(settings))
 
 
@@ -90,7 +90,7 @@ def start(settings: Settings, cluster: Cluster) -> Service:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     running = serve.status()
     if not running.proxies:
-        _check_port(settings)
+        check_port(settings)
     app = application(settings, cluster.plan, _champion(settings))
     stage = cluster.plan.serve
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
@@ -164,7 +164,7 @@ def _one_machine(cluster: Cluster) -> bool:
     return max(addresses.values()) > 1 or "127.0.0.1" in addresses
 
 
-def _check_port(settings: Settings, or_serve: bool = False) -> None:
+def check_port(settings: Settings, or_serve: bool = False) -> None:
     """Raise unless the port is free, or `or_serve` and a Ray Serve listens there."""
     try:
         free_port(settings.host, settings.port)
