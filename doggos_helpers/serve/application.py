@@ -87,7 +87,7 @@ def check_artefacts(settings: Settings, champion: Path) -> None:
         StorageError: There are no embeddings.
         ModelError: The champion can't be loaded, or the weights differ.
     """
-    from doggos_helpers.clip.model import model_fingerprint
+    from doggos_helpers.clip.files import model_fingerprint
     from doggos_helpers.train.classifier import check_fits
 
     file = embeddings_file(settings)

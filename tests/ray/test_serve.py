@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from ray import serve
 
-from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import read_embeddings
