@@ -46,7 +46,6 @@ async def fetch_image(
     *,
     allow_private: bool = False,
     max_bytes: int = MAX_BYTES,
-    connect_timeout_s: float = CONNECT_TIMEOUT_S,
     total_timeout_s: float = TOTAL_TIMEOUT_S,
     max_redirects: int = MAX_REDIRECTS,
 ) -> bytes:
@@ -58,7 +57,6 @@ async def fetch_image(
         url: http or https, without a user name or password.
         allow_private: Also connect to private, loopback and link-local addresses.
         max_bytes: The most that is read.
-        connect_timeout_s: For each connection.
         total_timeout_s: For everything: names, connections, redirects, body.
         max_redirects: How many are followed.
 
@@ -79,7 +77,7 @@ async def fetch_image(
     # A session of its own: no cookie and no connection goes from one user to the next.
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=_tls(), socket_factory=open_socket),
-        timeout=aiohttp.ClientTimeout(sock_connect=connect_timeout_s),
+        timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT_S),
         headers={"Accept": "image/*", "Accept-Encoding": "identity"},
         auto_decompress=False,
         trust_env=False,  # a proxy would connect to addresses that nobody checked
@@ -120,8 +118,8 @@ def _parse(url: str, base: URL) -> URL:
     except (ValueError, TypeError) as error:
         raise FetchError(f"not a URL ({error})", url[:200], "Mend it") from None
     if target.scheme not in ("http", "https") or not target.host:
-        fix = "Use an http:// or https:// URL"
-        raise FetchError("only http and https URLs are fetched", url[:200], fix)
+        what, fix = "only http and https URLs are fetched", "Use one of those"
+        raise FetchError(what, url[:200], fix)
     if target.user is not None or target.password is not None:
         # The URL isn't repeated: it holds a password.
         fix = "Use a URL without user name and password"
@@ -133,22 +131,17 @@ def is_public(address: str) -> bool:
     """Tell whether an address is one of the public internet.
 
     Private, loopback, link-local, shared, multicast, reserved and unspecified
-    addresses aren't; neither is an IPv6 address that stands for such an IPv4 one, nor
-    a text that is no address, such as 127.1, which the system would still connect to.
+    addresses aren't. An IPv6 address that stands for an IPv4 one is judged by that,
+    and one of 6to4, which nobody uses any more, is refused.
     """
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
+    ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        inner = ip.ipv4_mapped
         if ip in NAT64:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner and not is_public(str(inner)):
-            return False
-        if ip.ipv4_mapped or ip in NAT64:
-            return True  # judged by what it stands for
-        if ip.is_site_local or ip.scope_id:
+        if inner:
+            return is_public(str(inner))
+        if ip.is_site_local or ip.scope_id or ip.sixtofour:
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
@@ -156,7 +149,7 @@ def is_public(address: str) -> bool:
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """Read a body up to a limit, whatever its Content-Length claims."""
     url, kind = str(response.url), response.content_type
-    if not response.ok:
+    if not 200 <= response.status < 300:
         what = f"the host answered {response.status}"
         raise FetchError(what, url, "Check the URL in a browser", 502)
     if not kind.startswith("image/") and kind not in UNTYPED:
@@ -165,13 +158,14 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         # We asked for none, and a small body may unpack to a huge one.
         raise FetchError("the host compressed the image", url, _UPLOAD, 415)
+    too_large = FetchError(
+        f"larger than {max_bytes} bytes", url, "Use a smaller image", 413
+    )
+    if (response.content_length or 0) > max_bytes:
+        raise too_large
     body = bytearray()
-    if (response.content_length or 0) <= max_bytes:
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > max_bytes:
-                break
-        else:
-            return bytes(body)
-    what = f"larger than {max_bytes} bytes"
-    raise FetchError(what, url, "Use a smaller image", 413)
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
