@@ -81,8 +81,9 @@ def start(settings: Settings, cluster: Cluster) -> Service:
     Called again, it updates the app. An app that doesn't come up is taken away.
 
     Raises:
-        ServiceError: The port is taken, or the app doesn't come up.
-        ClusterError: The nodes can't hold the replicas, or other work leaves no room.
+        ServiceError: The port is taken, or the app doesn't come up, for want of room
+            or whatever its replicas say.
+        ClusterError: The nodes can't hold the replicas.
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -92,7 +93,7 @@ def start(settings: Settings, cluster: Cluster) -> Service:
         _check_port(settings)
     app = application(settings, cluster.plan, check_artefacts(settings))
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
-    wait_for(whole, cluster, settings, room=new)  # one that is updated holds its own
+    wait_for(whole, cluster, settings, room=False)
     if not new:
         print(f"The app {name} runs already: it is updated.")
     try:
