@@ -6,7 +6,7 @@ Answers are JSON. An error is `{"error": what and where, "fix": what to do}`.
 import logging
 import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.errors import DoggosError, SettingsError, user_cause
+from doggos_helpers.serve.deployments import Ingress
 from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
-
-if TYPE_CHECKING:
-    from doggos_helpers.serve.deployments import Ingress
-
 
 MAX_K = 100
 ENVELOPE_BYTES = 64 * 1024  # what a multipart form adds to its image
@@ -60,7 +57,7 @@ class SearchQuery(BaseModel, extra="forbid"):
     breeds: list[str] = Field(default=[], max_length=1000)
 
 
-def build_api(ingress: "Ingress") -> FastAPI:
+def build_api(ingress: Ingress) -> FastAPI:
     """Build the FastAPI application. Runs on each replica of the ingress."""
     # FastAPI's own pages load their scripts from the internet.
     api = FastAPI(title="Doggos", docs_url=None, redoc_url=None)
@@ -113,7 +110,7 @@ def build_api(ingress: "Ingress") -> FastAPI:
 
 
 def _linked(
-    answer: dict[str, Any], ingress: "Ingress", request: Request
+    answer: dict[str, Any], ingress: Ingress, request: Request
 ) -> dict[str, Any]:
     """Add to each similar image the URL at which this service has it."""
     if ingress.settings.serves_images:

@@ -1,7 +1,7 @@
 """The application: what its replicas are given, and building it from settings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from ray import serve
@@ -19,9 +19,6 @@ from doggos_helpers.serve.deployments import (
 )
 from doggos_helpers.settings import Settings
 
-if TYPE_CHECKING:
-    from ray.serve import Application
-
 
 def beside(stage: StagePlan) -> float:
     """Return the CPUs of an `Ingress` or `Matcher` replica.
@@ -31,7 +28,9 @@ def beside(stage: StagePlan) -> float:
     return min(0.25, stage.cpus / 2)
 
 
-def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Application":
+def application(
+    settings: Settings, plan: WorkerPlan, champion: Path
+) -> serve.Application:
     """Bind the three deployments to one application, sized by the plan.
 
     Args:
@@ -113,7 +112,7 @@ def check_artefacts(settings: Settings) -> Path:
     return folder
 
 
-def build_app(args: ServeSettings) -> "Application":
+def build_app(args: ServeSettings) -> serve.Application:
     """Build the application from settings alone; a Serve YAML names this function.
 
     Ray Serve runs it on the cluster, and takes `args` from the YAML.

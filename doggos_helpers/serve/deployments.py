@@ -8,11 +8,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.cluster.plan import WorkerPlan
@@ -23,10 +24,6 @@ from doggos_helpers.embed.table import embeddings_file, read_embeddings, read_re
 from doggos_helpers.search.index import SearchIndex
 from doggos_helpers.serve.fetch import FetchError, fetch_image
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    from ray.serve.handle import DeploymentHandle
-
 
 TOP_BREEDS = 5
 HEALTH_TIMEOUT_S = 5
@@ -142,8 +139,8 @@ class Ingress:
         self,
         settings: Settings,
         preprocessing: Preprocessing,
-        encoder: "DeploymentHandle",
-        matcher: "DeploymentHandle",
+        encoder: DeploymentHandle,
+        matcher: DeploymentHandle,
     ) -> None:
         """Keep the handles: what one deployment calls another through."""
         self.settings, self.preprocessing = settings, preprocessing

@@ -10,7 +10,6 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import httpx
 import ray
@@ -26,9 +25,6 @@ from doggos_helpers.errors import ServiceError
 from doggos_helpers.serve.application import application, beside, check_artefacts
 from doggos_helpers.serve.deployments import IMAGES
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    from ray.serve import Application
 
 REQUEST_TIMEOUT_S = 60
 ROUTE_TIMEOUT_S = 15  # a proxy hears of a new route a moment after it runs
@@ -57,11 +53,10 @@ def free_port(host: str, port: int) -> int:
 
 @dataclass(frozen=True)
 class Service:
-    """A running application; `started_serve` tells whether that started Serve, too."""
+    """A running application."""
 
     url: str
     app_name: str
-    started_serve: bool
 
 
 def check_inputs(settings: Settings) -> None:
@@ -87,15 +82,16 @@ def start(settings: Settings, cluster: Cluster) -> Service:
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    name, running, stage = settings.app_name, serve.status(), cluster.plan.serve
-    new = name not in running.applications
+    service = Service(_url(settings), settings.app_name)
+    running, stage = serve.status(), cluster.plan.serve
+    new = service.app_name not in running.applications
     if not running.proxies:
         _check_port(settings)
     app = application(settings, cluster.plan, check_artefacts(settings))
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
     wait_for(whole, cluster, settings, room=False)
     if not new:
-        print(f"The app {name} runs already: it is updated.")
+        print(f"The app {service.app_name} runs already: it is updated.")
     try:
         if not running.proxies:
             serve.start(
@@ -107,15 +103,15 @@ def start(settings: Settings, cluster: Cluster) -> Service:
                 },
             )
         _run(app, settings)
-        _check_health(_url(settings))
+        _check_health(service.url)
     except BaseException:
         if new:
-            stop(Service(_url(settings), name, _started_serve()))
+            stop(service)
         raise
-    return Service(_url(settings), name, _started_serve())
+    return service
 
 
-def _run(app: "Application", settings: Settings) -> None:
+def _run(app: serve.Application, settings: Settings) -> None:
     """Deploy the app, and wait until all its replicas run.
 
     `serve.run` alone would wait for ever for a replica that finds no room.
@@ -166,7 +162,7 @@ def stop(service: Service) -> None:
         return
     if service.app_name in serve.status().applications:
         serve.delete(service.app_name)
-    if service.started_serve and not serve.status().applications:
+    if not serve.status().applications and _started_serve():
         # Serve kills its controller before it has answered, and Ray prints that as a
         # failed task: no news to the user.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -188,36 +184,30 @@ def _check_port(settings: Settings, or_serve: bool = False) -> None:
         what = f"can't listen there ({error.strerror})"
         other = "Set host to an address of this machine (DOGGOS_HOST)"
         fix = PORT_FIXES.get(error.errno or 0, other)
-        if error.errno == errno.EADDRINUSE and _serve_listens(settings):
+        in_use = error.errno == errno.EADDRINUSE
+        if in_use and _ask(f"{_url(settings)}/-/healthz", 2) == "success":
             if or_serve:
                 return
             what = "a service on another Ray listens there"
         raise ServiceError(what, f"{settings.host}:{settings.port}", fix) from error
 
 
-def _serve_listens(settings: Settings) -> bool:
-    """Tell whether what listens on the port is a proxy of Ray Serve."""
+def _ask(url: str, timeout_s: float) -> str:
+    """Return what is answered at a URL, or nothing."""
     with contextlib.suppress(httpx.HTTPError):
-        url = f"{_url(settings)}/-/healthz"
-        return httpx.get(url, timeout=2, trust_env=False).text == "success"
-    return False
+        reply = httpx.get(url, timeout=timeout_s, trust_env=False)
+        return reply.text if reply.is_success else ""
+    return ""
 
 
 def _check_health(url: str) -> None:
     """Return once the app answers at its URL."""
     deadline = time.monotonic() + ROUTE_TIMEOUT_S
-    while True:
-        try:
-            health = httpx.get(f"{url}/healthz", timeout=10, trust_env=False)
-            health.raise_for_status()
-            return
-        except httpx.HTTPError as error:
-            if time.monotonic() > deadline:
-                raise ServiceError(
-                    f"the app runs, and can't be reached ({error})",
-                    url,
-                    "If Serve was running before, set host and port to its own",
-                ) from error
+    while not _ask(f"{url}/healthz", 10):
+        if time.monotonic() > deadline:
+            what = "the app runs, and can't be reached"
+            fix = "If Serve was running before, set host and port to where it listens"
+            raise ServiceError(what, url, fix)
         time.sleep(0.2)
 
 

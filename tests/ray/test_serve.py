@@ -86,11 +86,10 @@ def app(cluster, tmp_path_factory) -> Iterator[App]:
     width = read_embeddings(settings).vectors.shape[1]
     save_classifier(Path(settings.champion), width)
     service = start(settings, connected)
-    assert service.started_serve
     with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
         yield App(settings, connected, client, service.url)
     stop(service)
-    assert not serve.status().proxies
+    assert not serve.status().proxies  # though the app was updated meanwhile
     stop(service)
 
 
@@ -256,7 +255,7 @@ def test_health_and_page_answer_and_the_page_loads_nothing_from_elsewhere(app):
 
 
 def test_the_curl_line_names_an_image_that_the_app_has(app):
-    line = curl_line(app.settings, Service(app.url, "tested", True))
+    line = curl_line(app.settings, Service(app.url, "tested"))
     url = re.search(r'"url": "([^"]+)"', line)
     assert url and app.client.get(url[1]).status_code == 200
 
@@ -441,7 +440,7 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
 
     before = app.client.post("/predict/", json={"url": own(app)}).json()
     serve.run(Other.bind(), name="other", route_prefix="/other")
-    stop(Service(app.url, app.settings.app_name, started_serve=True))
+    stop(Service(app.url, app.settings.app_name))
     assert list(serve.status().applications) == ["other"]
     assert app.client.get("/other").text == "here"
     serve.delete("other")
@@ -459,7 +458,7 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
 
 @pytest.mark.long
 def test_a_replica_that_cannot_start_is_told_of_and_taken_away(app, tmp_path):
-    stop(Service(app.url, app.settings.app_name, started_serve=False))
+    stop(Service(app.url, app.settings.app_name))
     save_classifier(tmp_path, 7)  # it loads, and doesn't fit the embeddings
     unfit = app.settings.model_copy(update={"champion": str(tmp_path)})
     with pytest.raises(ServiceError, match="takes 7 numbers, the emb") as caught:
