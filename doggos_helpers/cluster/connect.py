@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,9 @@ def shipped() -> dict[str, Any]:
 
     In a submitted job it wins over the job's own where both set something.
     """
-    root = Path(__file__).resolve().parents[2]
+    found = [str(find_spec(name).origin) for name in PACKAGES]  # type: ignore[union-attr]
     return {
-        "py_modules": [str(root / package) for package in PACKAGES],
+        "py_modules": [str(Path(origin).parent) for origin in found],
         "excludes": ["__pycache__"],
         "env_vars": telemetry(),
     }
