@@ -116,7 +116,8 @@ def _run(app: serve.Application, settings: Settings) -> None:
 
     `serve.run` alone would wait for ever for a replica that finds no room.
     """
-    name, deadline = settings.app_name, time.monotonic() + settings.wait_for_cluster_s
+    name, patience = settings.app_name, max(60, settings.wait_for_cluster_s)
+    deadline = time.monotonic() + patience
     target = serve.RunTarget(app, name=name, route_prefix="/")
     try:
         serve.run_many([target], wait_for_applications_running=False)
