@@ -6,8 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 [ -x build/uv/bin/uv ] || { "${PYTHON:-python3}" -m venv build/uv && build/uv/bin/pip install --quiet uv; }
 cp constraints.txt build/constraints.txt
-build/uv/bin/uv --no-config pip compile --quiet --universal --python-version 3.11 --no-header \
-  --no-annotate --output-file build/constraints.txt requirements.txt requirements-dev.txt >/dev/null
+build/uv/bin/uv --no-config pip compile --quiet --universal --fork-strategy fewest \
+  --python-version 3.11 --no-header --no-annotate --output-file build/constraints.txt \
+  requirements.txt requirements-dev.txt >/dev/null
 # Neither what only the CUDA build of torch brings, as other builds want none of it, nor
 # what other systems need.
 {
