@@ -8,9 +8,6 @@ options = $(if $(DATASET),--dataset "$(DATASET)") $(if $(MODEL),--model "$(MODEL
 # What make starts runs on a Ray of its own, whatever else runs on this machine.
 tutorial test test-long: export DOGGOS_ADDRESS ?= local
 
-# A cell that is run too early names the one that it needs.
-lab: export PYTHONSTARTUP ?= $(CURDIR)/tools/kernel_startup.py
-
 tutorial:  ## run the notebooks into build/tutorial
 	@$(call run) doggos_helpers.batch $(options)
 test:  ## unit tests, tests on a local Ray, the notebooks on a cluster of three nodes

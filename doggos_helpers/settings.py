@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import functools
 import hashlib
-import json
 import os
 import re
 import sys
@@ -334,17 +333,17 @@ def ray_address() -> str:
 
 
 def token_source() -> str:
-    """Name where Ray takes its token from, in the order in which it looks."""
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        if os.environ.get(name):
-            return name
-    return str(Path.home() / ".ray" / "auth_token")
+    """Say whether Ray asks for a token, and where it takes it from, in its order."""
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return "off (RAY_AUTH_MODE): whoever reaches the cluster's ports can use it"
+    named = [n for n in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if os.environ.get(n)]
+    source = (*named, Path.home() / ".ray" / "auth_token")[0]
+    return f"from {source}, where one is asked for"
 
 
-def job_runtime_env() -> dict[str, Any]:
-    """The runtime environment that a submitted Ray job brings with it."""
-    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
-    return config.get("runtime_env") or {}
+def telemetry() -> dict[str, str]:
+    """Return whether Ray, MLflow and Hugging Face may report usage: for workers."""
+    return {name: os.environ[name] for name in TELEMETRY_OFF}
 
 
 # Before those libraries are imported; what the user has set is left as it is.

@@ -1,4 +1,4 @@
-"""CLIP: the one home of the model, for batch work, search and serving."""
+"""The encoder: the one home of CLIP's forward passes, for batch, search and serving."""
 
 import functools
 import json
@@ -9,60 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from doggos_helpers.clip.files import model_source
 from doggos_helpers.clip.model import (
-    FIX,
-    check_model,
-    hub_problem,
-    model_fingerprint,
-    model_source,
+    load_processor,
+    load_tokenizer,
+    load_tower,
+    preprocessing_of,
 )
 from doggos_helpers.data.images import Preprocessing
-from doggos_helpers.errors import ModelError
-
-__all__ = [
-    "ClipEncoder",
-    "check_model",
-    "known_words",
-    "load_preprocessing",
-    "model_fingerprint",
-    "model_source",
-]
-
-
-def _load(loader: Any, model: str, revision: str, **options: Any) -> Any:
-    """Call `from_pretrained`, and say what to do when it can't."""
-    source = model_source(model)
-    if source.startswith("/") and not Path(source).is_dir():
-        raise ModelError("no such model folder", source, FIX)
-    if not Path(source).is_dir():
-        options["local_files_only"] = bool(hub_problem())
-    try:
-        return loader.from_pretrained(source, revision=revision or None, **options)
-    except Exception as error:  # what transformers raises isn't one family
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"can't load the CLIP model ({why})", model, FIX) from error
-
-
-def _load_tower(loader: Any, model: str, revision: str, dtype: Any) -> Any:
-    """Load one tower; weights that are missing would be random, so they are an error.
-
-    transformers reports the other tower's weights as unexpected: that is as intended.
-    """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    tower, report = _load(
-        loader, model, revision, dtype=dtype, output_loading_info=True
-    )
-    if lacking := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"the model lacks {len(lacking)} weights of {loader.__name__},"
-            f" such as {lacking[0]}",
-            model,
-            "Use a CLIP model with image and text projections",
-        )
-    return tower.eval()
 
 
 def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
@@ -71,25 +25,7 @@ def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
     Raises:
         ModelError: The model has no processor, or it can't be loaded.
     """
-    return _preprocessing(_processor(model, revision))
-
-
-@functools.lru_cache(maxsize=4)
-def _processor(model: str, revision: str) -> Any:
-    from transformers import AutoImageProcessor
-
-    # Without torchvision PIL is what is left; named, it needs no warning.
-    return _load(AutoImageProcessor, model, revision, backend="pil")
-
-
-def _preprocessing(processor: Any) -> Preprocessing:
-    size = dict(processor.size or {})
-    crop = dict(processor.crop_size or {}) if processor.do_center_crop else size
-    return Preprocessing(
-        shortest_edge=int(size.get("shortest_edge") or 0),
-        crop=(int(crop["height"]), int(crop["width"])),
-        resample=int(processor.resample),
-    )
+    return preprocessing_of(load_processor(model, revision))
 
 
 class ClipEncoder:
@@ -120,10 +56,6 @@ class ClipEncoder:
     ) -> None:
         """Load the towers."""
         import torch
-        from transformers import (
-            CLIPTextModelWithProjection,
-            CLIPVisionModelWithProjection,
-        )
 
         if threads:
             torch.set_num_threads(threads)
@@ -131,28 +63,16 @@ class ClipEncoder:
         self.dtype = getattr(torch, dtype)
         self._image: Any = None
         self._text: Any = None
-        self._tokenizer: Any = None
         if "image" in towers:
-            tower = _load_tower(
-                CLIPVisionModelWithProjection, model, revision, self.dtype
-            )
-            self._image = tower.to(device)
-            processor = _processor(model, revision)
-            self.preprocessing = _preprocessing(processor)
-            shape = (1, 3, 1, 1)
-            mean, std = processor.image_mean, processor.image_std
-            self._mean = torch.tensor(mean, device=device).view(shape) * 255
-            self._std = torch.tensor(std, device=device).view(shape) * 255
-            self.dimension = int(tower.config.projection_dim)
+            self._image = load_tower(model, revision, "image", dtype).to(device)
+            processor = load_processor(model, revision)
+            self.preprocessing = preprocessing_of(processor)
+            scale = torch.tensor([processor.image_mean, processor.image_std]) * 255
+            self._mean, self._std = scale.view(2, 1, 3, 1, 1).to(device)
         if "text" in towers:
-            from transformers import AutoTokenizer
-
-            tower = _load_tower(
-                CLIPTextModelWithProjection, model, revision, self.dtype
-            )
-            self._text = tower.to(device)
-            self._tokenizer = _load(AutoTokenizer, model, revision)
-            self.dimension = int(tower.config.projection_dim)
+            self._text = load_tower(model, revision, "text", dtype).to(device)
+            self._tokenizer = load_tokenizer(model, revision)
+        self.dimension = int((self._image or self._text).config.projection_dim)
 
     def encode_images(self, pixels: np.ndarray) -> np.ndarray:
         """Embed preprocessed images.

@@ -2,28 +2,28 @@
 
 import contextlib
 import logging
-import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.exceptions import RayError
+
 from doggos_helpers.artefacts import check_storage
-from doggos_helpers.cluster.kernel import prepare_kernel
-from doggos_helpers.cluster.nodes import growth_limits, live_nodes
+from doggos_helpers.cluster.kernel import let_go_after_interrupts
+from doggos_helpers.cluster.nodes import growth_limits, live_nodes, remembered_address
 from doggos_helpers.cluster.plan import Node, WorkerPlan, plan_workers
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.settings import (
-    LOCAL,
-    TELEMETRY_OFF,
-    Settings,
-    environment,
-    job_runtime_env,
-    ray_address,
-)
+from doggos_helpers.settings import LOCAL, Settings, environment, ray_address, telemetry
 
 ANSWER_S = 10
+STARTED_HERE = "doggos-started-here"  # the namespace tells it whenever one connects
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 PACKAGES = ("doggos_helpers", "doggos_sample")  # what workers import
 
 
@@ -50,42 +50,38 @@ class Cluster:
         )
 
 
-_current: Cluster | None = None
-
-
 def connect(settings: Settings) -> Cluster:
     """Join or start a Ray cluster, and print one line that says which.
 
     The address is `settings.address`, else `RAY_ADDRESS`, else a cluster running on
     this machine that answers, else a new local one (`local` always starts one). On
     a cluster that it joins, this package is shipped to the workers. Calling it
-    again keeps the connection. In a notebook, a cell that runs too early from now on
-    names the cell that it needs.
+    again keeps the connection.
 
     Raises:
         ClusterError: No cluster answers at the address, or it can't hold the plan.
     """
-    global _current
-    import ray
-
-    prepare_kernel()
-    started_here = bool(_current and _current.started_here)
+    let_go_after_interrupts()
     if not ray.is_initialized():
-        started_here = _init(settings)
+        # Ray's C++ core reports as errors what a user can do nothing about; and Ray
+        # refuses what a job has set as well.
+        quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+        with environment(**quiet):
+            _join_or_start(settings)
     check_storage(settings)
     nodes, grow_to = live_nodes(), growth_limits(settings)
     context = ray.get_runtime_context()
+    dashboard = ray.init(ignore_reinit_error=True, **QUIET).dashboard_url
     cluster = Cluster(
         address=context.gcs_address,
-        started_here=started_here,
+        started_here=context.namespace == STARTED_HERE,
         nodes=nodes,
         grow_to=grow_to,
-        dashboard=_dashboard(),
+        dashboard=f"http://{dashboard}" if dashboard else "",
         storage=str(settings.storage_root),
         plan=plan_workers(nodes, settings, grow_to),
     )
     _configure_ray_data(settings)
-    _current = cluster
     print(cluster)
     return cluster
 
@@ -99,36 +95,19 @@ def connected(settings: Settings) -> Iterator[Cluster]:
         disconnect()
 
 
-def is_connected() -> bool:
-    """Tell whether this process is connected to a Ray."""
-    import ray
-
-    return bool(ray.is_initialized())
-
-
 def disconnect() -> None:
     """Leave the cluster; end it if `connect` started it. Harmless if called twice."""
-    global _current
-    import ray
-
     ray.shutdown()
-    _current = None
 
 
-def _init(settings: Settings) -> bool:
-    """Run `ray.init`; return whether it started a cluster."""
-    import ray
-    from ray.exceptions import RayError
-
+def _join_or_start(settings: Settings) -> None:
     given = settings.address or ray_address()
-    address = given or _running_here()
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = given or remembered_address()
     if address and address != LOCAL:
         try:
-            with _quiet_driver():
-                _check_answers(address)
-                ray.init(address=address, **quiet, runtime_env=shipped())
-            return False
+            _check_answers(address)
+            ray.init(address=address, runtime_env=shipped(), **QUIET)
+            return
         except (OSError, RuntimeError, ValueError, RayError) as error:
             if given:
                 raise ClusterError(
@@ -138,8 +117,7 @@ def _init(settings: Settings) -> bool:
                     " token, RAY_AUTH_MODE=token; address=local starts one here",
                 ) from error
     try:
-        with _quiet_driver():
-            ray.init(address=LOCAL, **quiet)
+        ray.init(address=LOCAL, namespace=STARTED_HERE, **QUIET)
     except Exception as error:  # Ray raises a bare one where a process didn't come up
         ray.shutdown()
         raise ClusterError(
@@ -148,18 +126,10 @@ def _init(settings: Settings) -> bool:
             "Run it again when the machine is less busy; /tmp/ray/session_latest/logs"
             " says more",
         ) from error
-    _tighten_token()
-    return True
-
-
-def _running_here() -> str:
-    """Return the address of the last `ray start` on this machine, or nothing.
-
-    It may have ended since. Other programs' private Rays are not looked for.
-    """
-    from ray._private.services import find_bootstrap_address
-
-    return find_bootstrap_address(None) or ""
+    # Ray writes its token readable by all (mode 0644).
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)
 
 
 def _check_answers(address: str) -> None:
@@ -167,106 +137,41 @@ def _check_answers(address: str) -> None:
 
     Ray itself would try for minutes, for ever, and for 20 seconds.
     """
-    import grpc
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-    from ray.exceptions import AuthenticationError, RayError
-
     host, _, port = address.rpartition(":")
     if not port.isdigit() or "://" in address:
         return
     socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    no_proxy = [("grpc.enable_http_proxy", 0)]  # as Ray has it
-    with init_grpc_channel(address, no_proxy) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(ANSWER_S)
-        except grpc.FutureTimeoutError:
-            raise TimeoutError("what listens there is no Ray, or hangs") from None
+    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
     try:
-        GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)
-    except AuthenticationError as error:
-        raise PermissionError("it asks for a token that this process lacks") from error
-    except RayError:
-        pass  # what it is, `ray.init` says better
-
-
-@contextlib.contextmanager
-def _quiet_driver() -> Iterator[None]:
-    """Keep Ray's C++ core from printing to this process's standard error.
-
-    It reports as errors what a user can do nothing about, such as the arguments of
-    every actor pool of Ray Data (ray-project/ray#53727), or that there is no network.
-    The level is read from the environment when the driver connects. The processes
-    that a local start makes before that keep their own, and so their logs.
-    """
-    import ray._private.worker as worker
-
-    connect_driver = worker.connect
-
-    def connect_quietly(*args: Any, **kwargs: Any) -> Any:
-        with environment(RAY_BACKEND_LOG_LEVEL="fatal"):
-            return connect_driver(*args, **kwargs)
-
-    kept = os.dup(2)
-    worker.connect = connect_quietly
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        worker.connect = connect_driver
-        os.dup2(kept, 2)
-        os.close(kept)
+        asked = subprocess.run(
+            [*ask, address], capture_output=True, text=True, timeout=ANSWER_S
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError("what listens there is no Ray, or hangs") from None
+    if asked.returncode:
+        said = (asked.stderr.strip().splitlines() or ["its health check failed"])[-1]
+        raise OSError(said.partition(". ")[0])
 
 
 def shipped() -> dict[str, Any]:
     """Build the runtime environment that takes this package to the workers.
 
-    What a submitted job already brings is left out: Ray refuses a field set twice.
+    In a submitted job it wins over the job's own where both set something.
     """
-    job = job_runtime_env()
-    ours: dict[str, Any] = {}
-    if not {"py_modules", "working_dir"} & set(job):
-        root = Path(__file__).resolve().parents[2]
-        ours["py_modules"] = [str(root / package) for package in PACKAGES]
-        ours["excludes"] = ["__pycache__"]
-    variables = {
-        k: v for k, v in TELEMETRY_OFF.items() if k not in job.get("env_vars", {})
+    found = [str(find_spec(name).origin) for name in PACKAGES]  # type: ignore[union-attr]
+    return {
+        "py_modules": [str(Path(origin).parent) for origin in found],
+        "excludes": ["__pycache__"],
+        "env_vars": telemetry(),
     }
-    return ours | {"env_vars": variables}
-
-
-def _dashboard() -> str:
-    import ray._private.worker
-
-    url = ray._private.worker.get_dashboard_url()
-    return f"http://{url}" if url else ""
 
 
 def _configure_ray_data(settings: Settings) -> None:
-    from ray.data import DataContext
-
-    data = DataContext.get_current()
+    data = ray.data.DataContext.get_current()
     data.enable_progress_bars = settings.shows_progress
     # Else the first worker of a pool to be ready takes all blocks of a short job.
     data.wait_for_min_actors_s = max(120, settings.wait_for_cluster_s)
     # Its wrapper loses what a worker raised on the way; `unwrapped` looks for that.
     data.raise_original_map_exception = True
-    for handler in logging.getLogger("ray.data").handlers:
-        if type(handler).__name__ != "SessionFileHandler":  # the log files keep all
-            handler.setLevel(logging.WARNING)
-            # An error is raised as well: it would be told twice, once with a traceback.
-            handler.addFilter(_below_error)
-    # With the bars off, it warns that they are off, at every execution.
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-
-
-def _below_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
-
-
-def _tighten_token() -> None:
-    """Ray writes its token readable by all (mode 0644)."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
-        token.chmod(0o600)
+    # An error is raised as well: it would be told twice, once with a traceback.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

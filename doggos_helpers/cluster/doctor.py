@@ -14,17 +14,21 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+import ray
+from packaging.requirements import Requirement
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from doggos_helpers.artefacts import check_storage
 from doggos_helpers.clip.model import check_model
-from doggos_helpers.cluster.connect import connect, disconnect, is_connected
+from doggos_helpers.cluster.connect import connect, disconnect
 from doggos_helpers.cluster.nodes import node_name
-from doggos_helpers.cluster.plan import GIB
+from doggos_helpers.cluster.plan import GIB, Node
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.errors import ClusterError, DoggosError, ServiceError, StorageError
-from doggos_helpers.serve.service import free_port
+from doggos_helpers.errors import DoggosError
+from doggos_helpers.serve.service import check_port
 from doggos_helpers.settings import SAMPLE, Settings, token_source
+from doggos_helpers.train.tracking import open_tracking
 
-DISTRIBUTION = "doggos-helpers"
 LEAST_FREE = 1 * GIB
 OF_DRIVERS = {"jupyterlab", "ipywidgets", "papermill", "nbmake", "matplotlib"}
 NODE_S = 120  # the first task on a node starts a worker and imports Ray
@@ -46,9 +50,13 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything that the series needs, in order; nothing is raised."""
+    yield Finding("Python", f"{sys.version.split()[0]}, {sys.executable}")
+    if wrong := off_pins(pins()):
+        fix = "Install the pinned versions: pip install -r requirements.txt"
+        yield Finding("versions", "; ".join(wrong), fix)
+    else:
+        yield Finding("versions", f"{len(pins())} packages as pinned")
     for name, check in {
-        "Python": _python,
-        "versions": _versions,
         "storage": _storage,
         "data set": _dataset,
         "model": _model,
@@ -56,7 +64,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         "port": _port,
     }.items():
         yield _finding(name, check, settings)
-    yield from examine_cluster(settings)
+    yield from _examine_cluster(settings)
 
 
 def _finding(
@@ -73,61 +81,42 @@ def _finding(
         return Finding(name, f"{type(error).__name__}: {first}", fix)
 
 
-def _python(settings: Settings) -> str:
-    return f"{sys.version.split()[0]}, {sys.executable}"
-
-
-def pins() -> dict[str, str]:
+def pins() -> dict[str, Requirement]:
     """Return the versions that this package asks for, by distribution.
 
     Empty where it isn't installed, as on workers to which Ray ships it.
     """
-    from packaging.requirements import Requirement
-
     try:
-        found = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
+        found = [Requirement(line) for line in requires("doggos-helpers") or ()]
     except PackageNotFoundError:
         return {}
-    return {r.name: str(r.specifier) for r in found if not r.marker}
+    return {r.name: r for r in found if not r.marker}
 
 
-def off_pins(pinned: Mapping[str, str]) -> list[str]:
+def off_pins(pinned: Mapping[str, Requirement]) -> list[str]:
     """Name what is installed here in another version, or not at all."""
-    from packaging.specifiers import SpecifierSet
-
     wrong = []
     for name, wanted in pinned.items():
         try:
             found = version(name)
         except PackageNotFoundError:
-            wrong.append(f"{name} is missing, not {wanted}")
+            wrong.append(f"{name} is missing, not {wanted.specifier}")
             continue
-        if not SpecifierSet(wanted).contains(found, prereleases=True):
-            wrong.append(f"{name} is {found}, not {wanted}")
+        if not wanted.specifier.contains(found, prereleases=True):
+            wrong.append(f"{name} is {found}, not {wanted.specifier}")
     return wrong
-
-
-def _versions(settings: Settings) -> str:
-    pinned = pins()
-    if wrong := off_pins(pinned):
-        fix = "Install the pinned versions: pip install -r requirements.txt"
-        raise ClusterError("; ".join(wrong), "", fix)
-    if not pinned:
-        return "not installed as a package: no pins to compare with"
-    return f"{len(pinned)} packages as pinned"
 
 
 def _storage(settings: Settings) -> str:
     check_storage(settings)
-    root = settings.storage_root
-    free = shutil.disk_usage(root).free
+    free = shutil.disk_usage(settings.storage_root).free
     if free < LEAST_FREE:
-        raise StorageError(
+        raise DoggosError(
             f"only {free / GIB:.1f} GiB are free",
-            str(root),
+            str(settings.storage_root),
             "Free space there, or set DOGGOS_STORAGE to another folder",
         )
-    return f"{root}, writable, {free / GIB:.0f} GiB free"
+    return f"{settings.storage_root}, writable, {free / GIB:.0f} GiB free"
 
 
 def _dataset(settings: Settings) -> str:
@@ -148,78 +137,50 @@ def _model(settings: Settings) -> str:
 
 
 def _tracking(settings: Settings) -> str:
-    from doggos_helpers.train.tracking import open_tracking
-
     open_tracking(settings.tracking)
     return settings.tracking
 
 
 def _port(settings: Settings) -> str:
-    where = f"{settings.host}:{settings.port}"
-    try:
-        free_port(settings.host, settings.port)
-    except OSError as error:
-        raise ServiceError(
-            f"notebook 06 can't serve there ({error.strerror})",
-            where,
-            "End what listens there (it may be the app of notebook 06), or set"
-            " another port (DOGGOS_PORT)",
-        ) from error
-    return f"{where} is free for the service"
+    check_port(settings)
+    return f"{settings.host}:{settings.port} is free for the service"
 
 
-def examine_cluster(settings: Settings) -> Iterator[Finding]:
+def _examine_cluster(settings: Settings) -> Iterator[Finding]:
     """Join or start the Ray that a notebook would, ask each node, and leave it."""
-    said, joined_before = io.StringIO(), is_connected()
+    joined_before = ray.is_initialized()
+    marker = settings.storage_root / f".doctor-{uuid.uuid4().hex}"
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(io.StringIO()):
             cluster = connect(settings)
         yield Finding("Ray", str(cluster))
-        yield _finding("token", _token, settings)
-        plan = ", ".join(
-            f"{row['stage']} {row['workers']} x {row['cpus']:g} CPU"
-            for row in cluster.plan.rows()
-        )
-        yield Finding("plan", f"{cluster.plan.device}: {plan}")
-        marker = Path(settings.storage_root) / f".doctor-{uuid.uuid4().hex}"
+        yield Finding("token", token_source())
+        rows = cluster.plan.rows()
+        plan = (f"{r['stage']} {r['workers']} x {r['cpus']:g} CPU" for r in rows)
+        yield Finding("plan", f"{cluster.plan.device}: {', '.join(plan)}")
         with contextlib.suppress(OSError):
             marker.touch()
-        try:
-            reports = _ask_nodes(settings, marker)
-            for node in cluster.nodes:
-                yield _node(node, reports.get(node.name))
-        finally:
-            marker.unlink(missing_ok=True)
+        reports = _ask_nodes(settings, marker)
+        for node in cluster.nodes:
+            yield _node(node, reports.get(node.name))
     except DoggosError as error:
         yield Finding("Ray", f"{error.what}: {error.where}", error.fix)
     finally:
+        with contextlib.suppress(OSError):
+            marker.unlink()
         if not joined_before:
             disconnect()
 
 
-def _token(settings: Settings) -> str:
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-    if not is_token_auth_enabled():
-        return "off (RAY_AUTH_MODE): whoever reaches the cluster's ports can use it"
-    return f"asked for and given, from {token_source()}"
-
-
 def _ask_nodes(settings: Settings, marker: Path) -> dict[str, dict[str, Any]]:
     """Run `report` on every node; one that doesn't answer is left out."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     task = ray.remote(num_cpus=0, max_retries=0)(report)
     pinned = {name: p for name, p in pins().items() if name not in OF_DRIVERS}
     asked = {}
-    for raw in ray.nodes():
-        if raw["Alive"]:
-            here = NodeAffinitySchedulingStrategy(raw["NodeID"], soft=False)
-            answer = task.options(scheduling_strategy=here).remote(
-                settings, str(marker), pinned
-            )
-            asked[answer] = node_name(raw)
+    for raw in (node for node in ray.nodes() if node["Alive"]):
+        here = NodeAffinitySchedulingStrategy(raw["NodeID"], soft=False)
+        there = task.options(scheduling_strategy=here)
+        asked[there.remote(settings, str(marker), pinned)] = node_name(raw)
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_S)
     reports = {}
     for answer in ready:
@@ -228,7 +189,9 @@ def _ask_nodes(settings: Settings, marker: Path) -> dict[str, dict[str, Any]]:
     return reports
 
 
-def report(settings: Settings, marker: str, pinned: dict[str, str]) -> dict[str, Any]:
+def report(
+    settings: Settings, marker: str, pinned: Mapping[str, Requirement]
+) -> dict[str, Any]:
     """Say what a node has and lacks. Runs on that node."""
     problems = off_pins(pinned)
     for check in (check_storage, check_model):
@@ -238,15 +201,12 @@ def report(settings: Settings, marker: str, pinned: dict[str, str]) -> dict[str,
             problems.append(f"{error.what}: {error.where}")
     if not Path(marker).exists():
         problems.append(f"it sees another storage than the driver: {marker}")
-    disk = next(p for p in (Path(marker), *Path(marker).parents) if p.exists())
-    return {
-        "python": sys.version.split()[0],
-        "free": shutil.disk_usage(disk).free,
-        "problems": problems,
-    }
+    disk = next(p for p in Path(marker).parents if p.exists())
+    free, python = shutil.disk_usage(disk).free, sys.version.split()[0]
+    return {"python": python, "free": free, "problems": problems}
 
 
-def _node(node: Any, told: dict[str, Any] | None) -> Finding:
+def _node(node: Node, told: dict[str, Any] | None) -> Finding:
     kinds = f" ({', '.join(node.accelerators)})" if node.accelerators else ""
     has = (
         f"{node.name}: {node.cpus:g} CPU, {node.gpus:g} GPU{kinds},"

@@ -1,9 +1,13 @@
-"""Nodes: what the cluster has, what it may grow to, and waiting for that."""
+"""Nodes: what the cluster has, and what it may grow to.
 
-import dataclasses
+The one place for what Ray keeps private; without that, the series runs all the same.
+"""
+
 import logging
 import sys
 from typing import Any
+
+import ray
 
 from doggos_helpers.cluster.plan import Node
 from doggos_helpers.settings import Settings
@@ -14,8 +18,6 @@ UNLIMITED = {"CPU": 64.0, "GPU": 8.0}  # what to plan for where there is no limi
 
 def live_nodes() -> tuple[Node, ...]:
     """Return the nodes that are alive, the head first."""
-    import ray
-
     nodes = []
     for raw in ray.nodes():
         if not raw["Alive"]:
@@ -35,25 +37,6 @@ def live_nodes() -> tuple[Node, ...]:
     return tuple(sorted(nodes, key=lambda n: (not n.is_head, n.name)))
 
 
-def free_nodes() -> tuple[Node, ...]:
-    """Return the live nodes with the CPUs, GPUs and memory that nothing holds now."""
-    import ray
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
-    names = {node_name(raw): raw["NodeID"] for raw in ray.nodes()}
-    now = [(node, free.get(names.get(node.name, ""), {})) for node in live_nodes()]
-    return tuple(
-        dataclasses.replace(
-            node,
-            cpus=have.get("CPU", 0.0),
-            gpus=have.get("GPU", 0.0),
-            memory=int(have.get("memory", 0)),
-        )
-        for node, have in now
-    )
-
-
 def node_name(raw: dict[str, Any]) -> str:
     """Name a node in figures and records: its address and the start of its id."""
     return f"{raw['NodeManagerAddress']}/{raw['NodeID'][:6]}"
@@ -61,10 +44,8 @@ def node_name(raw: dict[str, Any]) -> str:
 
 def this_node() -> str:
     """Name the node on which this code runs, as `node_name` does. For workers."""
-    import ray
-
-    context = ray.get_runtime_context()
-    return f"{ray.util.get_node_ip_address()}/{context.get_node_id()[:6]}"
+    node_id = ray.get_runtime_context().get_node_id()
+    return f"{ray.util.get_node_ip_address()}/{node_id[:6]}"
 
 
 def growth_limits(settings: Settings) -> dict[str, float] | None:
@@ -73,18 +54,32 @@ def growth_limits(settings: Settings) -> dict[str, float] | None:
     They are `grow_to_cpus` and `grow_to_gpus`, else what Ray knows: Anyscale's
     autoscaler tells it, the open-source ones of Ray 2.60 don't. None: a fixed cluster.
     """
-    import ray._private.state
-
     if settings.grow_to_cpus or settings.grow_to_gpus:
         return {"CPU": settings.grow_to_cpus, "GPU": settings.grow_to_gpus}
-    try:
-        limits = ray._private.state.state.get_max_resources_from_cluster_config()
-    except Exception:  # a private call: without it the cluster counts as fixed
-        logging.getLogger(__name__).debug("no autoscaler limits", exc_info=True)
+    try:  # private, checked on 2.60.0: what Ray Train asks, and nothing public tells
+        from ray._private.state import state
+
+        limits = state.get_max_resources_from_cluster_config() or {}
+    except Exception:
+        message = "Ray doesn't say how far this cluster grows: set DOGGOS_GROW_TO_CPUS"
+        logging.getLogger(__name__).info(message, exc_info=True)
         return None
-    if limits is None:
-        return None
-    return {
-        k: UNLIMITED.get(k, 0.0) if v >= sys.maxsize else float(v)
-        for k, v in limits.items()
+    found = {
+        k: UNLIMITED.get(k, 0.0) if v >= sys.maxsize else v for k, v in limits.items()
     }
+    return found or None
+
+
+def remembered_address() -> str:
+    """Return the address of the last `ray start` on this machine, or nothing.
+
+    It may have ended since: then a bare `ray.init()` hangs for two minutes.
+    """
+    try:  # private, checked on 2.60.0: `ray.init` alone reads it
+        from ray._private.services import find_bootstrap_address
+
+        return find_bootstrap_address(None) or ""
+    except Exception:
+        message = "can't tell whether a Ray runs here: set RAY_ADDRESS to join one"
+        logging.getLogger(__name__).info(message, exc_info=True)
+        return ""

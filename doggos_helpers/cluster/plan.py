@@ -9,12 +9,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import Settings
 
 CPU_TRAIN_WORKERS = 2
 GIB = 2**30
+TO_COME = "to come"
 CPUS_PER_ACTOR = 4  # more threads than this no longer speed up one small batch
 
 
@@ -35,7 +37,8 @@ class StagePlan:
     """Workers of one stage; all but `workers` and `per_node` are of each.
 
     `memory` is what Ray reserves, in bytes. It limits how many workers a node gets,
-    not what a worker uses.
+    not what a worker uses. `task_cpus` is what one task beside the workers reserves to
+    read, decode or write; it is at most `cpus` (see `leaves_room`).
     """
 
     workers: int
@@ -46,53 +49,48 @@ class StagePlan:
     batch_size: int
     dtype: str
     memory: int = 0
+    task_cpus: float = 0.0
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """The plan of the three stages, and of the small tasks around them.
-
-    `task_cpus` is what one read, decode or write task reserves: it fits beside the
-    workers on every node that has a worker.
-    """
+    """The plan of each stage, and what they share."""
 
     embed: StagePlan
     train: StagePlan
+    evaluate: StagePlan
     serve: StagePlan
-    task_cpus: float
     device: str
     accelerator_type: str
 
-    def rows(self) -> list[dict[str, object]]:
-        """Return one row a stage, for a table."""
-        return [
-            {"stage": name} | dataclasses.asdict(stage)
-            for name, stage in self._stages().items()
-        ]
+    @property
+    def task_cpus(self) -> float:
+        """CPUs of one read, decode or write task."""
+        return self.embed.task_cpus
 
-    def _stages(self) -> dict[str, StagePlan]:
-        return {"embed": self.embed, "train": self.train, "serve": self.serve}
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row a stage, for a table."""
+        stages = ("embed", "train", "evaluate", "serve")
+        return [{"stage": s} | vars(getattr(self, s)) for s in stages]
 
     def __str__(self) -> str:
         """Say it in one line a stage."""
         return "\n".join(
-            f"  {name:<6}{s.workers} workers (at most {s.per_node} a node):"
-            f" {amounts(s.cpus, s.gpus, s.memory)}, {s.threads} threads,"
-            f" batch {s.batch_size}, {s.dtype}"
-            for name, s in self._stages().items()
+            f"  {row['stage']:<9}{row['workers']} workers (at most {row['per_node']} a"
+            f" node): {amounts(row['cpus'], row['gpus'], row['memory'])},"
+            f" {row['threads']} threads, batch {row['batch_size']}, {row['dtype']}"
+            for row in self.rows()
         )
 
 
 def plan_workers(
-    nodes: Sequence[Node],
-    settings: Settings,
-    grow_to: dict[str, float] | None = None,
+    nodes: Sequence[Node], settings: Settings, grow_to: dict[str, float] | None = None
 ) -> WorkerPlan:
     """Plan the workers of each stage.
 
     Args:
         nodes: The nodes that are there.
-        settings: Overrides; 0 or empty leaves a number to the plan.
+        settings: Overrides; None leaves a number to the plan.
         grow_to: Totals ("CPU", "GPU") that an autoscaling cluster may reach. The
             larger of what is there and what may come counts.
 
@@ -100,7 +98,7 @@ def plan_workers(
         ClusterError: A GPU or an accelerator is asked for that no node has or can
             have, or no node has a CPU.
     """
-    grown = _with_growth(nodes, grow_to)
+    grown = _with_growth(nodes, grow_to or {})
     usable = _matching(grown, settings, fixed=grow_to is None)
     has_gpu = any(n.gpus > 0 for n in usable)
     asks = settings.use_gpu == "yes" or settings.gpus_per_worker
@@ -119,17 +117,16 @@ def plan_workers(
             ", ".join(f"{n.name}: {n.cpus:g} CPUs" for n in grown),
             "Start Ray with at least one CPU (ray start --num-cpus)",
         )
-    if on_gpu:
-        embed, train, serve = _on_gpus(workers, settings)
-    else:
-        embed, train, serve = _on_cpus(workers, settings)
+    embed, train, serve = (_on_gpus if on_gpu else _on_cpus)(workers, settings)
     held = max(embed.cpus * embed.per_node, train.cpus * train.per_node)
     free = min(max(n.cpus - held, 0.0) for n in workers)
+    task_cpus = min(_quarter(min(1.0, free / 2)), embed.cpus)
     return WorkerPlan(
-        embed=embed,
+        embed=dataclasses.replace(embed, task_cpus=task_cpus),
         train=train,
+        # The classifier is so small that a GPU would wait for its data.
+        evaluate=dataclasses.replace(serve, gpus=0, batch_size=256, dtype="float32"),
         serve=serve,
-        task_cpus=_quarter(min(1.0, max(free / 2, 0.25))),
         device="cuda" if on_gpu else "cpu",
         accelerator_type=(settings.accelerator_type or "") if on_gpu else "",
     )
@@ -146,40 +143,32 @@ def fits(nodes: Sequence[Node], stage: StagePlan) -> int:
     return count
 
 
+def leaves_room(nodes: Sequence[Node], stage: StagePlan) -> bool:
+    """Tell whether a task fits beside the workers of a stage, wherever Ray puts them.
+
+    Where it doesn't, Ray Data counts the CPUs of all nodes together, finds enough, and
+    waits for ever. A task needs at most as much as a worker: where the nodes could hold
+    one more worker, it fits in that place; where they can't, every node is as full as
+    it can be, and what is left of each doesn't depend on who went where.
+    """
+    slots = [math.floor(node.cpus / stage.cpus + 1e-9) for node in nodes]
+    left = [n.cpus - s * stage.cpus for n, s in zip(nodes, slots, strict=True)]
+    return sum(slots) > stage.workers or max(left) >= stage.task_cpus - 1e-9
+
+
 def amounts(cpus: float, gpus: float, memory: float = 0) -> str:
     """Say resources as people do; `memory`, in bytes, where there is any."""
     gib = f", {memory / GIB:.1f} GiB of memory" if memory else ""
     return f"{cpus:g} CPU, {gpus:g} GPU{gib}"
 
 
-def leaves_room(nodes: Sequence[Node], stage: StagePlan, task_cpus: float) -> bool:
-    """Tell whether a task of `task_cpus` fits beside the workers, wherever they go.
-
-    Where it doesn't, Ray Data counts the CPUs of all nodes together, finds enough, and
-    waits for ever. Ray may place the workers so that every node is just too full: the
-    question is whether there are enough of them for that.
-    """
-    to_fill = 0
-    for node in nodes:
-        if task_cpus > node.cpus:
-            continue
-        held = fits([node], dataclasses.replace(stage, per_node=stage.workers))
-        needed = math.floor((node.cpus - task_cpus + 1e-9) / stage.cpus) + 1
-        if needed > held:
-            return True
-        to_fill += needed
-    return to_fill > stage.workers
-
-
-def _with_growth(nodes: Sequence[Node], grow_to: dict[str, float] | None) -> list[Node]:
+def _with_growth(nodes: Sequence[Node], grow_to: dict[str, float]) -> list[Node]:
     """Add what may still come as one more node."""
-    if not grow_to:
+    cpus = grow_to.get("CPU", 0) - sum(n.cpus for n in nodes)
+    gpus = grow_to.get("GPU", 0) - sum(n.gpus for n in nodes)
+    if cpus <= 0 and gpus <= 0:
         return list(nodes)
-    more_cpus = grow_to.get("CPU", 0) - sum(n.cpus for n in nodes)
-    more_gpus = grow_to.get("GPU", 0) - sum(n.gpus for n in nodes)
-    if more_cpus <= 0 and more_gpus <= 0:
-        return list(nodes)
-    return [*nodes, Node("to come", max(more_cpus, 0), max(more_gpus, 0))]
+    return [*nodes, Node(TO_COME, max(cpus, 0), max(gpus, 0))]
 
 
 def _matching(nodes: list[Node], settings: Settings, fixed: bool) -> list[Node]:
@@ -187,7 +176,7 @@ def _matching(nodes: list[Node], settings: Settings, fixed: bool) -> list[Node]:
     wanted = settings.accelerator_type
     if not wanted or settings.use_gpu == "no":
         return nodes
-    found = [n for n in nodes if wanted in n.accelerators or n.name == "to come"]
+    found = [n for n in nodes if wanted in n.accelerators or n.name == TO_COME]
     if not found and fixed:
         there = sorted({a for n in nodes for a in n.accelerators}) or ["none"]
         raise ClusterError(
@@ -230,24 +219,20 @@ def _on_cpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
 def _overridden(
     settings: Settings, embed: StagePlan, train: StagePlan, serve: StagePlan
 ) -> tuple[StagePlan, ...]:
-    def change(
-        plan: StagePlan, workers: int | None, cpus: float | None, batch_size: int | None
-    ) -> StagePlan:
-        per_node = plan.per_node
-        if (
-            workers and workers > plan.workers
-        ):  # spread what is asked over as many nodes
-            per_node = math.ceil(workers * per_node / plan.workers)
+    s, memory = settings, int((settings.memory_per_worker or 0) * GIB)
+
+    def change(plan: StagePlan, workers: Any, cpus: Any, batch: Any) -> StagePlan:
+        # More workers than planned are spread over as many nodes.
+        spread = math.ceil((workers or 0) * plan.per_node / plan.workers)
         return dataclasses.replace(
             plan,
             workers=workers or plan.workers,
-            per_node=per_node,
+            per_node=max(plan.per_node, spread),
             cpus=cpus or plan.cpus,
-            batch_size=batch_size or plan.batch_size,
-            memory=int((settings.memory_per_worker or 0) * GIB),
+            batch_size=batch or plan.batch_size,
+            memory=memory,
         )
 
-    s = settings
     return (
         change(embed, s.embed_workers, s.embed_cpus, s.embed_batch_size),
         change(train, s.train_workers, s.train_cpus, s.train_batch_size),

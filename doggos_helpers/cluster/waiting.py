@@ -1,29 +1,31 @@
 """Waiting until the nodes have room for the workers of a stage."""
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from doggos_helpers.cluster.nodes import free_nodes, live_nodes
-from doggos_helpers.cluster.plan import Node, StagePlan, amounts, fits, leaves_room
+import ray
+from ray.util import placement_group, remove_placement_group
+
+from doggos_helpers.cluster.connect import Cluster
+from doggos_helpers.cluster.nodes import live_nodes
+from doggos_helpers.cluster.plan import StagePlan, amounts, fits, leaves_room
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import Settings
 
-if TYPE_CHECKING:
-    from doggos_helpers.cluster.connect import Cluster
-
-
 SAY_AFTER_S = 5
+SMALLER = (
+    "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
+    " *_cpus, gpus_per_worker, memory_per_worker), add nodes, or, if it grows by"
+    " itself, say how far (grow_to_cpus, grow_to_gpus)"
+)
 
 
 def wait_for(
-    stage: StagePlan, cluster: "Cluster", settings: Settings, room: bool = True
+    stage: StagePlan, cluster: Cluster, settings: Settings, room: bool = True
 ) -> None:
-    """Return once the nodes hold all workers of a stage.
+    """Return once the nodes have room for all workers of a stage.
 
-    On a fixed cluster that can't, it raises at once. On one that may grow, it asks
-    for the growth and waits up to `wait_for_cluster_s`, saying for what. So it does
-    where other work holds what the workers need.
+    On a fixed cluster that can't, it raises at once. Else a placement group of the
+    workers waits, and asks an autoscaler, up to `wait_for_cluster_s`, saying for what.
 
     Args:
         stage: What is to start.
@@ -34,82 +36,43 @@ def wait_for(
     Raises:
         ClusterError: The workers don't fit.
     """
-    nodes, need = live_nodes(), _need(stage)
+    nodes = live_nodes()
+    need = f"{stage.workers} workers of {amounts(stage.cpus, stage.gpus, stage.memory)}"
+    each = [amounts(n.cpus, n.gpus, n.memory if stage.memory else 0) for n in nodes]
+    have = "; ".join(f"{n.name}: {one}" for n, one in zip(nodes, each, strict=True))
     held = fits(nodes, stage)
-    if held < stage.workers:
-        if cluster.grow_to is None:
+    if cluster.grow_to is None:
+        if held < stage.workers:
             raise ClusterError(
-                f"{need} don't fit: the nodes hold {held}", _say(nodes, stage), _SMALLER
+                f"{need} don't fit: the nodes hold {held}", have, SMALLER
             )
-        _wait_for_growth(stage, need, settings.wait_for_cluster_s)
-    plan = cluster.plan
-    if stage is plan.embed and not leaves_room(live_nodes(), stage, plan.task_cpus):
-        raise ClusterError(
-            f"{need} leave no node with {plan.task_cpus:g} CPU to read and decode",
-            _say(live_nodes(), stage),
-            _SMALLER,
-        )
-    if room:
-        task_cpus = plan.task_cpus if stage is plan.embed else 0.0
-        _wait_for_room(stage, task_cpus, settings.wait_for_cluster_s)
+        if not leaves_room(nodes, stage):
+            task = f"{stage.task_cpus:g} CPU to read and decode"
+            raise ClusterError(f"{need} leave no node with {task}", have, SMALLER)
+    if room or held < stage.workers:
+        _wait_for_room(stage, f"room for {need}", have, settings.wait_for_cluster_s)
 
 
-_SMALLER = (
-    "Ask for fewer or smaller workers (embed_workers, train_workers, replicas,"
-    " *_cpus, gpus_per_worker, memory_per_worker), add nodes, or, if it grows by"
-    " itself, say how far (grow_to_cpus, grow_to_gpus)"
-)
-
-
-def _need(stage: StagePlan) -> str:
-    each = amounts(stage.cpus, stage.gpus, stage.memory)
-    return f"{stage.workers} workers of {each}"
-
-
-def _say(nodes: Sequence[Node], stage: StagePlan) -> str:
-    """Say what the nodes have; of memory only where the stage asks for some."""
-    has = [amounts(n.cpus, n.gpus, n.memory if stage.memory else 0) for n in nodes]
-    return "; ".join(f"{n.name}: {one}" for n, one in zip(nodes, has, strict=True))
-
-
-def _wait_for_room(stage: StagePlan, task_cpus: float, limit_s: int) -> None:
-    """Wait while other work holds the CPUs or GPUs of a stage that would fit."""
-    started, told = time.monotonic(), 0.0
-    while True:
-        free = free_nodes()
-        if fits(free, stage) >= stage.workers and leaves_room(free, stage, task_cpus):
-            return
-        waited = time.monotonic() - started
-        if waited > limit_s:
-            raise ClusterError(
-                f"other work left no room for {_need(stage)} within {limit_s} s",
-                f"free are {_say(free, stage)}",
-                "End it (an app of notebook 06, another notebook; `ray status` shows"
-                " it), or raise wait_for_cluster_s",
-            )
-        if waited > told + SAY_AFTER_S:  # what has just ended is still counted
-            told = waited
-            there = _say(free, stage)
-            print(f"Waiting for room for {_need(stage)}; free are {there}.")
-        time.sleep(0.5)
-
-
-def _wait_for_growth(stage: StagePlan, need: str, limit_s: int) -> None:
-    from ray.autoscaler.sdk import request_resources
-
-    asked = {"CPU": stage.cpus, "GPU": stage.gpus, "memory": stage.memory}
-    bundle = {name: amount for name, amount in asked.items() if amount}
-    request_resources(bundles=[bundle] * stage.workers)
-    deadline = time.monotonic() + limit_s
+def _wait_for_room(stage: StagePlan, what: str, have: str, limit_s: float) -> None:
+    """Hold the workers' resources for a moment, as soon as they are free."""
+    worker = {"CPU": stage.cpus, "GPU": stage.gpus, "memory": stage.memory}
+    bundles = [worker] * stage.workers + [{"CPU": stage.task_cpus}]
+    bundles = [{k: v for k, v in bundle.items() if v} for bundle in bundles]
+    group = placement_group([bundle for bundle in bundles if bundle])
     try:
-        while (held := fits(live_nodes(), stage)) < stage.workers:
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"the cluster did not grow to {need} within {limit_s} s",
-                    f"the nodes hold {held}",
-                    "Raise wait_for_cluster_s, or look at the autoscaler's log",
-                )
-            print(f"Waiting for the cluster to grow to {need}; it holds {held}.")
-            time.sleep(min(5.0, max(0.0, deadline - time.monotonic()) + 0.1))
+        started = time.monotonic()
+        if group.wait(min(SAY_AFTER_S, limit_s)):
+            return
+        print(f"Waiting for {what}; the nodes have {have}.", flush=True)
+        if not group.wait(max(0, limit_s - (time.monotonic() - started))):
+            free = ray.available_resources()
+            free_now = amounts(free.get("CPU", 0), free.get("GPU", 0))
+            raise ClusterError(
+                f"there was no {what} within {limit_s} s",
+                f"{have}; free now, together: {free_now}",
+                "End other work (an app of notebook 06, another notebook; `ray status`"
+                " shows it), look at the log of the autoscaler, or raise"
+                " wait_for_cluster_s",
+            )
     finally:
-        request_resources(bundles=[])
+        remove_placement_group(group)

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from doggos_helpers.artefacts import alone, check_storage, write_run, writing
-from doggos_helpers.clip.model import check_model, model_fingerprint
+from doggos_helpers.clip.files import model_fingerprint
+from doggos_helpers.clip.model import check_model
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.manifest import Manifest, build_manifest

@@ -27,7 +27,6 @@ PREDICTED = "predicted"
 PROBABILITY = "probability"
 PROBABILITIES = "probabilities"
 PREDICTIONS = "predictions.parquet"
-BATCH_ROWS = 256
 
 
 class Predictor:
@@ -68,11 +67,11 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
 
     Args:
         test: The rows to predict, cut into one block a worker.
-        plan: Workers; prediction takes those of serving, on CPUs: the classifier is
-            so small that a GPU would wait for its data.
+        plan: Workers; on CPUs, for the classifier is so small that a GPU would wait
+            for its data.
         folder: Of the classifier.
     """
-    stage = plan.serve
+    stage = plan.evaluate
     names = {PATH: test.paths.tolist(), CLASS: test.classes.tolist()}
     table = pa.table(names | {EMBEDDING: test.to_arrow()})
     rows = math.ceil(len(test) / stage.workers)
@@ -81,7 +80,7 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Datas
         Predictor,
         fn_constructor_args=(str(folder), stage.threads),
         compute=ray.data.ActorPoolStrategy(size=stage.workers),
-        batch_size=BATCH_ROWS,
+        batch_size=stage.batch_size,
         num_cpus=stage.cpus,
         memory=stage.memory or None,
     )

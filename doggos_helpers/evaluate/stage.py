@@ -76,7 +76,7 @@ def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:
         StorageError, DataError, ClusterError: See their messages.
     """
     started, test = time.time(), inputs.test
-    wait_for(cluster.plan.serve, cluster, inputs.settings)
+    wait_for(cluster.plan.evaluate, cluster, inputs.settings)
     table = prediction.collect(
         prediction.build_prediction(test, cluster.plan, inputs.version.folder)
     )

@@ -26,15 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     url = settings.url or f"http://{settings.host}:{settings.port}"
     images = read_test_images(settings)
     started = time.time()
-    report = asyncio.run(
-        send_load(
-            url,
-            images,
-            requests=settings.requests,
-            concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s,
-        )
-    )
+    load = settings.model_dump(include={"requests", "concurrency", "timeout_s"})
+    report = asyncio.run(send_load(url, images, **load))
     path = record(settings, started, report)
     counts = report["counts"]
     print(

@@ -111,9 +111,9 @@ def _summary(latencies: Sequence[float]) -> dict[str, float]:
     """Summarise milliseconds; empty where no request succeeded."""
     if not latencies:
         return {}
-    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
-    figures = {"p50": p50, "p95": p95, "p99": p99, "mean": np.mean(latencies)}
-    return {name: round(float(ms), 2) for name, ms in figures.items()}
+    figures = [*np.percentile(latencies, [50, 95, 99]), np.mean(latencies)]
+    names = ("p50", "p95", "p99", "mean")
+    return {n: round(float(ms), 2) for n, ms in zip(names, figures, strict=True)}
 
 
 def read_test_images(settings: Settings) -> list[bytes]:
@@ -145,18 +145,10 @@ def record(settings: Settings, started: float, report: dict[str, Any]) -> Path:
     Returns:
         The path of run.json.
     """
-    embedded = read_record(settings)
-    summary = {k: v for k, v in report.items() if k != "latencies_ms"}
-    counts, nodes = summary.pop("counts"), summary.pop("nodes")
-    write_json(settings.serving_dir / "loadtest.json", report)
-    write_run(
-        settings.serving_dir,
-        "serve",
-        settings,
-        started,
-        fingerprint=embedded["fingerprint"],
-        counts=counts,
-        nodes=nodes,
-        load=summary,
-    )
-    return settings.serving_dir / "run.json"
+    folder, shown = settings.serving_dir, dict(report)
+    write_json(folder / "loadtest.json", report)
+    shown.pop("latencies_ms")
+    parts = {"counts": shown.pop("counts"), "nodes": shown.pop("nodes"), "load": shown}
+    fingerprint = read_record(settings)["fingerprint"]
+    write_run(folder, "serve", settings, started, fingerprint=fingerprint, **parts)
+    return folder / "run.json"

@@ -6,23 +6,20 @@ Answers are JSON. An error is `{"error": what and where, "fix": what to do}`.
 import logging
 import mimetypes
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.errors import DoggosError, SettingsError, user_cause
+from doggos_helpers.serve.deployments import Ingress
 from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
-
-if TYPE_CHECKING:
-    from doggos_helpers.serve.deployments import Ingress
-
 
 MAX_K = 100
 ENVELOPE_BYTES = 64 * 1024  # what a multipart form adds to its image
@@ -33,6 +30,7 @@ FIXES = {
 }
 # Without a handler of their own, FastAPI answers these itself or logs them as faults.
 HANDLED: tuple[type[Exception], ...] = (
+    Exception,
     DoggosError,
     BadImage,
     RequestValidationError,
@@ -41,32 +39,31 @@ HANDLED: tuple[type[Exception], ...] = (
     DeploymentUnavailableError,
 )
 log = logging.getLogger("ray.serve")
-K = Annotated[int | None, Field(ge=1, le=MAX_K, description="how many images")]
+K = Annotated[int | None, Query(ge=1, le=MAX_K, description="how many images")]
 
 
-class PredictQuery(BaseModel):
+class PredictQuery(BaseModel, extra="forbid"):
     """The body of `POST /predict/`."""
 
-    model_config = ConfigDict(extra="forbid")
     url: str = Field(min_length=1, max_length=2048)
     k: K = None
 
 
-class SearchQuery(BaseModel):
+class SearchQuery(BaseModel, extra="forbid"):
     """The body of `POST /search/`; `breeds` keeps the images of these classes."""
 
-    model_config = ConfigDict(extra="forbid")
     text: str = Field(min_length=1, max_length=500)
     k: K = None
     breeds: list[str] = Field(default=[], max_length=1000)
 
 
-def build_api(ingress: "Ingress") -> FastAPI:
+def build_api(ingress: Ingress) -> FastAPI:
     """Build the FastAPI application. Runs on each replica of the ingress."""
     # FastAPI's own pages load their scripts from the internet.
     api = FastAPI(title="Doggos", docs_url=None, redoc_url=None)
+    for kind in HANDLED:
+        api.add_exception_handler(kind, answer_error)
     api.add_middleware(BodyLimit, max_bytes=MAX_BYTES + ENVELOPE_BYTES)
-    _add_error_handlers(api)
 
     @api.post("/predict/")
     async def predict(query: PredictQuery, request: Request) -> dict[str, Any]:
@@ -76,9 +73,7 @@ def build_api(ingress: "Ingress") -> FastAPI:
 
     @api.post("/predict/upload")
     async def upload(
-        image: UploadFile,
-        request: Request,
-        k: Annotated[int | None, Query(ge=1, le=MAX_K)] = None,
+        image: UploadFile, request: Request, k: K = None
     ) -> dict[str, Any]:
         """Classify an uploaded image (form field `image`), and find similar ones."""
         answer = await ingress.classify(await image.read(), k)
@@ -115,7 +110,7 @@ def build_api(ingress: "Ingress") -> FastAPI:
 
 
 def _linked(
-    answer: dict[str, Any], ingress: "Ingress", request: Request
+    answer: dict[str, Any], ingress: Ingress, request: Request
 ) -> dict[str, Any]:
     """Add to each similar image the URL at which this service has it."""
     if ingress.settings.serves_images:
@@ -124,42 +119,33 @@ def _linked(
     return answer
 
 
-def _add_error_handlers(api: FastAPI) -> None:
-    @api.exception_handler(Exception)
-    async def on_any(_: Request, error: Exception) -> JSONResponse:
-        return _answer_error(error)
-
-    for kind in HANDLED:
-        api.add_exception_handler(kind, on_any)
-
-
-def _answer_error(error: Exception) -> JSONResponse:
+async def answer_error(_: Request, error: Exception) -> JSONResponse:
     """Turn what was raised, here or in another replica, into an answer."""
-    cause = user_cause(error)
+    status, what, fix = _explain(error)
+    return JSONResponse({"error": what, "fix": fix}, status)
+
+
+def _explain(error: Exception) -> tuple[int, str, str]:
+    """Return the status, what is wrong, and the fix."""
     if isinstance(error, StarletteHTTPException):
         fix = FIXES.get(error.status_code, "Mend the request")
-        return _error(error.status_code, str(error.detail), fix)
+        return error.status_code, str(error.detail), fix
     if isinstance(error, RequestValidationError):
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-        )
-        return _error(422, wrong, "Mend the request; GET /openapi.json describes it")
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        fix = "Mend the request; GET /openapi.json describes it"
+        return 422, "; ".join(wrong), fix
     if isinstance(error, BadImage):
         fix = "Send a JPEG, PNG, WebP or GIF file"
-        return _error(422, f"can't decode the image: {error}", fix)
+        return 422, f"can't decode the image: {error}", fix
+    cause = user_cause(error)
     if isinstance(cause, (FetchError, SettingsError)):
-        status = cause.status if isinstance(cause, FetchError) else 422
         what = f"{cause.what}: {cause.where}" if cause.where else cause.what
-        return _error(status, what, cause.fix)
+        return getattr(cause, "status", 422), what, cause.fix
     if isinstance(error, (BackPressureError, DeploymentUnavailableError)):
-        return _error(503, "too many requests, or a stage is down", "Try again later")
+        return 503, "too many requests, or a stage is down", "Try again later"
     log.error("unexpected error", exc_info=error)
     fix = "Look for this time in the Serve logs on the Ray dashboard"
-    return _error(500, f"internal error ({type(error).__name__})", fix)
-
-
-def _error(status: int, error: str, fix: str) -> JSONResponse:
-    return JSONResponse({"error": error, "fix": fix}, status)
+    return 500, f"internal error ({type(error).__name__})", fix
 
 
 class BodyLimit:

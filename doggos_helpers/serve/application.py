@@ -1,7 +1,7 @@
 """The application: what its replicas are given, and building it from settings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from ray import serve
@@ -15,23 +15,22 @@ from doggos_helpers.serve.deployments import (
     QUEUED_REQUESTS,
     Encoder,
     Ingress,
-    Predictor,
+    Matcher,
 )
 from doggos_helpers.settings import Settings
 
-if TYPE_CHECKING:
-    from ray.serve import Application
-
 
 def beside(stage: StagePlan) -> float:
-    """Return the CPUs of an `Ingress` or `Predictor` replica.
+    """Return the CPUs of an `Ingress` or `Matcher` replica.
 
     One of each fits beside an `Encoder`, which the plan gives half of its node.
     """
     return min(0.25, stage.cpus / 2)
 
 
-def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Application":
+def application(
+    settings: Settings, plan: WorkerPlan, champion: Path
+) -> serve.Application:
     """Bind the three deployments to one application, sized by the plan.
 
     Args:
@@ -40,12 +39,10 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
         champion: The classifier's folder, on storage that every node sees.
 
     Raises:
-        ModelError: The embeddings are of other weights, or the model can't be loaded.
-        StorageError: There are no embeddings.
+        ModelError: The model can't be loaded.
     """
     from doggos_helpers.clip.encoder import load_preprocessing
 
-    check_artefacts(settings, champion)
     stage = plan.serve
     common: dict[str, Any] = {
         "num_replicas": stage.workers,
@@ -59,47 +56,23 @@ def application(settings: Settings, plan: WorkerPlan, champion: Path) -> "Applic
         "max_queued_requests": QUEUED_REQUESTS,
     }
     small = {"num_cpus": beside(stage)}
-    model: dict[str, Any] = {"num_cpus": stage.cpus, "num_gpus": stage.gpus}
-    if stage.memory:
-        model["memory"] = stage.memory
-    if plan.accelerator_type:
-        model["accelerator_type"] = plan.accelerator_type
+    wanted: dict[str, Any] = {
+        "num_cpus": stage.cpus,
+        "num_gpus": stage.gpus,
+        "memory": stage.memory,
+        "accelerator_type": plan.accelerator_type,
+    }
+    model = {name: amount for name, amount in wanted.items() if amount}
     encoder = serve.deployment(ray_actor_options=model, **common)(Encoder)
-    predictor = serve.deployment(ray_actor_options=small, **common)(Predictor)
-    ingress = serve.deployment(ray_actor_options=small, **waiting)(
-        serve.ingress()(Ingress)
-    )
+    matcher = serve.deployment(ray_actor_options=small, **common)(Matcher)
+    http = serve.ingress()(Ingress)
+    ingress = serve.deployment(ray_actor_options=small, **waiting)(http)
     return ingress.bind(
         settings,
         load_preprocessing(settings.model, settings.model_revision),
         encoder.bind(settings, plan),
-        predictor.bind(settings, str(champion)),
+        matcher.bind(settings, str(champion)),
     )
-
-
-def check_artefacts(settings: Settings, champion: Path) -> None:
-    """Find out on the driver what would keep the replicas from starting.
-
-    Embeddings or a champion of other CLIP weights are refused, too: the answers would
-    be noise.
-
-    Raises:
-        StorageError: There are no embeddings.
-        ModelError: The champion can't be loaded, or the weights differ.
-    """
-    from doggos_helpers.clip.model import model_fingerprint
-    from doggos_helpers.train.classifier import check_fits
-
-    file = embeddings_file(settings)
-    embedded = read_record(settings)
-    now = model_fingerprint(settings.model, settings.model_revision)
-    if embedded["encoder"]["model"] != now:
-        raise ModelError(
-            f"the embeddings were made with other weights than {settings.model} has",
-            str(file),
-            "Run notebooks 03_embedding and 04_training again",
-        )
-    check_fits(champion, now)
 
 
 class ServeSettings(Settings):
@@ -108,18 +81,40 @@ class ServeSettings(Settings):
     champion: str = Field("", description="classifier's folder; empty: the registry's")
 
 
-def build_app(args: ServeSettings) -> "Application":
+def check_artefacts(settings: Settings) -> Path:
+    """Find out on the driver what would keep the replicas from starting.
+
+    Embeddings or a champion of other CLIP weights are refused, too: the answers would
+    be noise.
+
+    Returns:
+        The champion's folder.
+
+    Raises:
+        StorageError: There are no embeddings, or no champion.
+        ModelError: The champion can't be loaded, or the weights differ.
+    """
+    from doggos_helpers.clip.files import model_fingerprint
+    from doggos_helpers.train.classifier import check_fits
+    from doggos_helpers.train.registry import champion
+
+    file, embedded = embeddings_file(settings), read_record(settings)
+    given = settings.champion if isinstance(settings, ServeSettings) else ""
+    folder = Path(given) if given else champion(settings).folder
+    now = model_fingerprint(settings.model, settings.model_revision)
+    if embedded["encoder"]["model"] != now:
+        raise ModelError(
+            f"the embeddings were made with other weights than {settings.model} has",
+            str(file),
+            "Run notebooks 03_embedding and 04_training again",
+        )
+    check_fits(folder, now)
+    return folder
+
+
+def build_app(args: ServeSettings) -> serve.Application:
     """Build the application from settings alone; a Serve YAML names this function.
 
     Ray Serve runs it on the cluster, and takes `args` from the YAML.
     """
-    return application(args, connect(args).plan, _champion(args))
-
-
-def _champion(settings: Settings) -> Path:
-    embeddings_file(settings)  # of two missing artefacts the earlier one is named
-    if isinstance(settings, ServeSettings) and settings.champion:
-        return Path(settings.champion)
-    from doggos_helpers.train.registry import champion
-
-    return champion(settings).folder
+    return application(args, connect(args).plan, check_artefacts(args))

@@ -1,33 +1,29 @@
 """Deployments: what the service's replicas run, and the application they make.
 
 A request runs through three of them: `Ingress` reads, fetches and decodes, `Encoder`
-embeds with CLIP, `Predictor` classifies and searches.
+embeds with CLIP, `Matcher` classifies and searches.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, Preprocessing, decode
 from doggos_helpers.data.manifest import PATH
-from doggos_helpers.embed.table import embeddings_file, read_embeddings
-from doggos_helpers.errors import ModelError
+from doggos_helpers.embed.table import embeddings_file, read_embeddings, read_record
 from doggos_helpers.search.index import SearchIndex
 from doggos_helpers.serve.fetch import FetchError, fetch_image
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    from ray.serve.handle import DeploymentHandle
-
 
 TOP_BREEDS = 5
 HEALTH_TIMEOUT_S = 5
@@ -82,8 +78,8 @@ class Encoder:
         """Answer, to say that this replica lives."""
 
 
-class Predictor:
-    """Classify embeddings and search for similar ones. Needs little CPU.
+class Matcher:
+    """Match embeddings with breeds and with similar images. Needs little CPU.
 
     Args:
         settings: For the embeddings.
@@ -91,24 +87,18 @@ class Predictor:
     """
 
     def __init__(self, settings: Settings, champion: str) -> None:
-        """Load the classifier and the embeddings."""
-        from doggos_helpers.train.classifier import describe, load
+        """Load the classifier and the embeddings, and check that they fit."""
+        from doggos_helpers.train.classifier import check_fits, load
 
-        self.classifier, self.classes = load(Path(champion))
-        self.index = SearchIndex(read_embeddings(settings))
-        dimension = self.index.embeddings.vectors.shape[1]
-        if dimension != self.classifier.dimension:
-            raise ModelError(
-                f"the classifier takes embeddings of {self.classifier.dimension}"
-                f" numbers, the table holds {dimension}",
-                champion,
-                "Train again: notebook 04_training",
-            )
-        about = describe(Path(champion))
+        rows, folder = read_embeddings(settings), Path(champion)
+        encoder = read_record(settings)["encoder"]["model"]
+        about = check_fits(folder, encoder, rows.vectors.shape[1])
+        self.index = SearchIndex(rows)
+        self.classifier, self.classes = load(folder)
         self.about = {
             "clip": settings.model,
             "classes": len(self.classes),
-            "images": len(self.index.embeddings),
+            "images": len(rows),
             "epoch": about.get("epoch"),
             "val_loss": about.get("val_loss"),
         }
@@ -117,27 +107,24 @@ class Predictor:
         """Return the likeliest breeds of an embedding (float32 [d]) and k images."""
         from doggos_helpers.train.classifier import predict_probabilities
 
-        probabilities = predict_probabilities(self.classifier, vector[None])[0]
-        best = np.argsort(-probabilities, kind="stable")[:TOP_BREEDS]
-        breeds = [
-            {"breed": self.classes[i], "probability": float(probabilities[i])}
-            for i in best
-        ]
-        similar = self.search(vector, k)
-        return {"breeds": breeds, "similar": similar, "model": self.about}
+        shares = predict_probabilities(self.classifier, vector[None])[0]
+        best = np.argsort(-shares, kind="stable")[:TOP_BREEDS]
+        return {
+            "breeds": [
+                {"breed": self.classes[i], "probability": float(shares[i])}
+                for i in best
+            ],
+            "similar": self.search(vector, k),
+            "model": self.about,
+        }
 
     def search(
         self, vector: np.ndarray, k: int, breeds: Sequence[str] = ()
     ) -> list[dict[str, Any]]:
         """Return the k images most similar to an embedding, best first."""
         return [
-            {
-                "path": match.path,
-                "breed": match.class_name,
-                "split": match.split,
-                "score": match.score,
-            }
-            for match in self.index.top_k(vector, k, breeds)
+            {"path": m.path, "breed": m.class_name, "split": m.split, "score": m.score}
+            for m in self.index.top_k(vector, k, breeds)
         ]
 
     def ping(self) -> dict[str, Any]:
@@ -152,12 +139,12 @@ class Ingress:
         self,
         settings: Settings,
         preprocessing: Preprocessing,
-        encoder: "DeploymentHandle",
-        predictor: "DeploymentHandle",
+        encoder: DeploymentHandle,
+        matcher: DeploymentHandle,
     ) -> None:
         """Keep the handles: what one deployment calls another through."""
         self.settings, self.preprocessing = settings, preprocessing
-        self.encoder, self.predictor = encoder, predictor
+        self.encoder, self.matcher = encoder, matcher
         self.paths: frozenset[str] = frozenset()
         if settings.serves_images:
             import pyarrow.parquet as pq
@@ -177,7 +164,7 @@ class Ingress:
         pixels = await asyncio.to_thread(decode, data, self.preprocessing)
         vector, node = await self.encoder.image.remote(pixels)
         k = k or self.settings.k
-        return await self.predictor.predict.remote(vector, k) | {"node": node}
+        return await self.matcher.predict.remote(vector, k) | {"node": node}
 
     async def search(
         self, text: str, k: int | None, breeds: Sequence[str]
@@ -185,7 +172,7 @@ class Ingress:
         """Find the k images that fit a text best, of these breeds or of all."""
         vector, unknown, node = await self.encoder.text.remote(text)
         k = k or self.settings.k
-        similar = await self.predictor.search.remote(vector, k, breeds)
+        similar = await self.matcher.search.remote(vector, k, breeds)
         return {"similar": similar, "unknown_words": unknown, "node": node}
 
     async def fetch(self, url: str, host: str) -> bytes:
@@ -218,7 +205,7 @@ class Ingress:
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
                 await self.encoder.ping.remote()
-                return {"status": "ok", "model": await self.predictor.ping.remote()}
+                return {"status": "ok", "model": await self.matcher.ping.remote()}
         except Exception as error:
             what = f"a stage does not answer ({type(error).__name__})"
             raise FetchError(what, "", "Look at the Ray dashboard", 503) from error

@@ -10,27 +10,28 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import httpx
+import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
 
-from doggos_helpers import errors
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ServiceError
-from doggos_helpers.serve.application import (
-    _champion,
-    application,
-    beside,
-    check_artefacts,
-)
+from doggos_helpers.serve.application import application, beside, check_artefacts
 from doggos_helpers.serve.deployments import IMAGES
 from doggos_helpers.settings import Settings
 
-if TYPE_CHECKING:
-    from ray.serve import Application
+REQUEST_TIMEOUT_S = 60
+ROUTE_TIMEOUT_S = 15  # a proxy hears of a new route a moment after it runs
+PORT_FIXES = {
+    errno.EACCES: "Set a port above 1023 (DOGGOS_PORT)",
+    errno.EADDRINUSE: "End what listens on it, or set another port (DOGGOS_PORT)",
+}
 
 
 def free_port(host: str, port: int) -> int:
@@ -50,20 +51,12 @@ def free_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-REQUEST_TIMEOUT_S = 60
-ROUTE_TIMEOUT_S = 15  # a proxy hears of a new route a moment after it runs
-
-
 @dataclass(frozen=True)
 class Service:
-    """A running application; `started_serve` tells whether Serve ran before it."""
+    """A running application."""
 
     url: str
     app_name: str
-    started_serve: bool
-
-
-_started: set[str] = set()  # the clusters on which this process started Serve
 
 
 def check_inputs(settings: Settings) -> None:
@@ -73,8 +66,8 @@ def check_inputs(settings: Settings) -> None:
         ServiceError: The port is taken, and not by a Serve that may be ours.
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
-    _check_port(settings, or_serve=True)
-    check_artefacts(settings, _champion(settings))
+    check_port(settings, or_serve=True)
+    check_artefacts(settings)
 
 
 def start(settings: Settings, cluster: Cluster) -> Service:
@@ -83,54 +76,76 @@ def start(settings: Settings, cluster: Cluster) -> Service:
     Called again, it updates the app. An app that doesn't come up is taken away.
 
     Raises:
-        ServiceError: The port is taken, or the app doesn't come up.
+        ServiceError: The port is taken, or the app doesn't come up, for want of room
+            or whatever its replicas say.
         ClusterError: The nodes can't hold the replicas.
         StorageError, ModelError: An artefact is missing or doesn't fit.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    running = serve.status()
+    service = Service(_url(settings), settings.app_name)
+    running, stage = serve.status(), cluster.plan.serve
+    new = service.app_name not in running.applications
     if not running.proxies:
-        _check_port(settings)
-    app = application(settings, cluster.plan, _champion(settings))
-    stage = cluster.plan.serve
+        check_port(settings)
+    app = application(settings, cluster.plan, check_artefacts(settings))
     whole = dataclasses.replace(stage, cpus=stage.cpus + 2 * beside(stage))
     wait_for(whole, cluster, settings, room=False)
-    if settings.app_name in running.applications:
-        print(f"The app {settings.app_name} runs already: it is updated.")
+    if not new:
+        print(f"The app {service.app_name} runs already: it is updated.")
     try:
-        _deploy(app, settings, cluster)
-        _check_health(_url(settings))
+        if not running.proxies:
+            serve.start(
+                proxy_location="HeadOnly" if _one_machine(cluster) else "EveryNode",
+                http_options={
+                    "host": settings.host,
+                    "port": settings.port,
+                    "request_timeout_s": REQUEST_TIMEOUT_S,
+                },
+            )
+        _run(app, settings)
+        _check_health(service.url)
     except BaseException:
-        if settings.app_name not in running.applications:
-            stop(_service(settings, cluster))
+        if new:
+            stop(service)
         raise
-    return _service(settings, cluster)
+    return service
 
 
-def _deploy(app: "Application", settings: Settings, cluster: Cluster) -> None:
-    if not serve.status().proxies:
-        _started.add(cluster.address)
-        serve.start(
-            proxy_location="HeadOnly" if _one_machine(cluster) else "EveryNode",
-            http_options={
-                "host": settings.host,
-                "port": settings.port,
-                "request_timeout_s": REQUEST_TIMEOUT_S,
-            },
-        )
-    target = serve.RunTarget(app, name=settings.app_name, route_prefix="/")
+def _run(app: serve.Application, settings: Settings) -> None:
+    """Deploy the app, and wait until all its replicas run.
+
+    `serve.run` alone would wait for ever for a replica that finds no room.
+    """
+    name, deadline = settings.app_name, time.monotonic() + settings.wait_for_cluster_s
+    target = serve.RunTarget(app, name=name, route_prefix="/")
     try:
         serve.run_many([target], wait_for_applications_running=False)
     except RayServeException as error:
-        reason = str(error).strip().splitlines()[-1].partition("Exception: ")[2]
         fix = "Delete that app (serve shutdown), or update it (DOGGOS_APP_NAME)"
-        raise ServiceError(reason or str(error), settings.app_name, fix) from error
-    _wait_until_running(settings)
+        raise ServiceError(str(getattr(error, "cause", error)), name, fix) from error
+    while (status := serve.status().applications[name]).status != "RUNNING":
+        states = [f"{n}: {d.message}" for n, d in status.deployments.items()]
+        if status.status == "DEPLOY_FAILED":
+            # What a replica raised is the last paragraph, after its traceback.
+            reason = re.split(r"\n(?=\S)", "\n".join(filter(None, states)))[-1]
+            fix = "Mend what it names; the Ray dashboard has the whole log"
+            raise ServiceError("the app did not start", reason.strip()[:300], fix)
+        if time.monotonic() > deadline:
+            fix = "Free CPUs (`ray status`), or raise wait_for_cluster_s"
+            raise ServiceError("the app waits for room", "; ".join(states)[:300], fix)
+        time.sleep(0.2)
 
 
-def _service(settings: Settings, cluster: Cluster) -> Service:
-    started = cluster.address in _started
-    return Service(_url(settings), settings.app_name, started)
+def _started_serve() -> bool:
+    """Tell whether Serve was started over this connection to Ray.
+
+    A Ray without a dashboard doesn't tell: its Serve is left running.
+    """
+    with contextlib.suppress(RayStateApiException, ValueError):
+        serves = list_actors(filters=[("class_name", "=", "ServeController")])
+        jobs = {actor.job_id for actor in serves if actor.state == "ALIVE"}
+        return ray.get_runtime_context().get_job_id() in jobs
+    return False
 
 
 def _url(settings: Settings) -> str:
@@ -143,19 +158,16 @@ def stop(service: Service) -> None:
 
     Harmless if called twice, or after Ray has ended.
     """
-    import ray
-
     if not ray.is_initialized():
         return
     if service.app_name in serve.status().applications:
         serve.delete(service.app_name)
-    if service.started_serve and not serve.status().applications:
+    if not serve.status().applications and _started_serve():
         # Serve kills its controller before it has answered, and Ray prints that as a
         # failed task: no news to the user.
         with contextlib.redirect_stdout(io.StringIO()):
             serve.shutdown()
             time.sleep(0.5)
-        _started.clear()
 
 
 def _one_machine(cluster: Cluster) -> bool:
@@ -164,89 +176,46 @@ def _one_machine(cluster: Cluster) -> bool:
     return max(addresses.values()) > 1 or "127.0.0.1" in addresses
 
 
-def _check_port(settings: Settings, or_serve: bool = False) -> None:
+def check_port(settings: Settings, or_serve: bool = False) -> None:
     """Raise unless the port is free, or `or_serve` and a Ray Serve listens there."""
     try:
         free_port(settings.host, settings.port)
-        return
-    except OSError as failed:
-        error = failed
-    what = f"can't listen there ({error.strerror})"
-    fix = "Set host to an address of this machine (DOGGOS_HOST)"
-    if error.errno == errno.EACCES:
-        fix = "Set a port above 1023 (DOGGOS_PORT)"
-    elif error.errno == errno.EADDRINUSE:
-        fix = "End what listens on it, or set another port (DOGGOS_PORT)"
-        if _serve_listens(settings):
+    except OSError as error:
+        what = f"can't listen there ({error.strerror})"
+        other = "Set host to an address of this machine (DOGGOS_HOST)"
+        fix = PORT_FIXES.get(error.errno or 0, other)
+        in_use = error.errno == errno.EADDRINUSE
+        if in_use and _ask(f"{_url(settings)}/-/healthz", 2) == "success":
             if or_serve:
                 return
             what = "a service on another Ray listens there"
-    raise ServiceError(what, f"{settings.host}:{settings.port}", fix)
+        raise ServiceError(what, f"{settings.host}:{settings.port}", fix) from error
 
 
-def _serve_listens(settings: Settings) -> bool:
-    """Tell whether what listens on the port is a proxy of Ray Serve."""
-    import httpx
-
+def _ask(url: str, timeout_s: float) -> str:
+    """Return what is answered at a URL, or nothing."""
     with contextlib.suppress(httpx.HTTPError):
-        url = f"{_url(settings)}/-/healthz"
-        return httpx.get(url, timeout=2, trust_env=False).text == "success"
-    return False
-
-
-def _wait_until_running(settings: Settings) -> None:
-    """Wait for all replicas, and say why where they don't come."""
-    deadline = time.monotonic() + max(60, settings.wait_for_cluster_s)
-    while (app := serve.status().applications[settings.app_name]).status != "RUNNING":
-        states = [f"{n}: {d.status} {d.message}" for n, d in app.deployments.items()]
-        if app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise _replica_error("\n".join([app.message, *states]))
-        if time.monotonic() > deadline:
-            fix = "Free CPUs (ray status), or raise wait_for_cluster_s"
-            raise ServiceError("the app waits for room", "; ".join(states), fix)
-        time.sleep(0.2)
-
-
-def _replica_error(log: str) -> errors.DoggosError:
-    """Find what a replica raised in Serve's report of it, which is text."""
-    pattern = r"^doggos_helpers\.errors\.(\w+): (.*)\n  Fix: (.*)\.$"
-    if ours := re.findall(pattern, log, re.MULTILINE):
-        kind, what, fix = ours[-1]
-        return getattr(errors, kind)(what, fix=fix)
-    last = log.strip().splitlines()[-1][:300]
-    fix = "Mend what the message names; the Ray dashboard has the whole log"
-    return ServiceError("the app did not start", last, fix)
+        reply = httpx.get(url, timeout=timeout_s, trust_env=False)
+        return reply.text if reply.is_success else ""
+    return ""
 
 
 def _check_health(url: str) -> None:
     """Return once the app answers at its URL."""
-    import httpx
-
     deadline = time.monotonic() + ROUTE_TIMEOUT_S
-    while True:
-        try:
-            reply = httpx.get(f"{url}/healthz", timeout=10, trust_env=False)
-            if reply.status_code == 200:
-                return
-            what = f"status {reply.status_code}"
-        except httpx.HTTPError as error:
-            what = str(error)
+    while not _ask(f"{url}/healthz", 10):
         if time.monotonic() > deadline:
-            raise ServiceError(
-                f"the app runs, and can't be reached ({what})",
-                url,
-                "If Serve was running before, set host and port to where it listens",
-            )
+            what = "the app runs, and can't be reached"
+            fix = "If Serve was running before, set host and port to where it listens"
+            raise ServiceError(what, url, fix)
         time.sleep(0.2)
 
 
 def curl_line(settings: Settings, service: Service) -> str:
     """Write a request that works, for a terminal."""
+    image = "https://..."
     if settings.serves_images:
-        path = read_embeddings(settings, "test").paths[0]
-        image = f"{service.url}{IMAGES}{path}"
-    else:
-        image = "https://..."
+        image = f"{service.url}{IMAGES}{read_embeddings(settings, 'test').paths[0]}"
     body = f'{{"url": "{image}", "k": {settings.k}}}'
     return (
         f"curl {service.url}/predict/ -H 'content-type: application/json' -d '{body}'"

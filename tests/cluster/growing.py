@@ -62,7 +62,7 @@ def main(address: str, storage: str) -> None:
     assert fits(live_nodes(), cluster.plan.embed) == 4
     too_much = StagePlan(9, 9, 1, 1, 1, 1, "float16")
     hurried = settings.model_copy(update={"wait_for_cluster_s": 2})
-    refused("did not grow to 9 workers", wait_for, too_much, cluster, hurried)
+    refused("no room for 9 workers", wait_for, too_much, cluster, hurried)
     disconnect()
     print("grown")
 

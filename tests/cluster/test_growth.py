@@ -104,7 +104,7 @@ def test_planned_for_what_may_come_and_waited_for_with_a_fake_autoscaler(nodes):
             [*command, str(nodes.folder)], env=ENVIRONMENT, stdout=output, stderr=output
         )
     try:
-        wait_until("Waiting for the cluster to grow to 4 workers of 1 CPU", log, 120)
+        wait_until("Waiting for room for 4 workers of 1 CPU", log, 120)
         deadline = time.monotonic() + GROWTH_S
         while scenario.poll() is None and time.monotonic() < deadline:
             # One after the other: of two that start side by side one often gives up.

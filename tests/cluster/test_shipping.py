@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from doggos_helpers.cluster.connect import shipped
+from doggos_helpers.cluster.connect import PACKAGES, shipped
 from tools.local_cluster import LocalCluster, local_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 @ray.remote(num_cpus=0.5, max_retries=0)
 def look():
-    import doggos_helpers.plan
+    import doggos_helpers.cluster.plan
     return {"prefix": sys.prefix, "package": doggos_helpers.__file__}
 
 for node in ray.nodes():
@@ -101,7 +101,7 @@ def test_connect_takes_it_there(
     assert not there[0]["package"].startswith(str(ROOT))
 
 
-def test_a_submitted_job_that_brings_it_is_left_alone(
+def test_of_a_submitted_job_its_own_copy_is_what_workers_get(
     joined: LocalCluster, bare: Path, tmp_path: Path
 ) -> None:
     brought = tmp_path / "brought"
@@ -124,24 +124,13 @@ def test_a_submitted_job_that_brings_it_is_left_alone(
     nodes = seen(ran.stdout)
     there = [node for node in nodes if node["prefix"] == str(bare)]
     assert len(there) == 1, ran.stdout
-    assert "working_dir" in there[0]["package"]
+    assert not there[0]["package"].startswith(str(ROOT))
 
 
-@pytest.mark.parametrize(
-    ("job", "ships"),
-    [
-        ({}, True),
-        ({"env_vars": {"DO_NOT_TRACK": "0"}}, True),
-        ({"working_dir": "gcs://_ray_pkg_1.zip"}, False),
-        ({"py_modules": ["gcs://_ray_pkg_2.zip"]}, False),
-    ],
-)
-def test_what_a_job_brings_is_not_set_again(
-    monkeypatch: pytest.MonkeyPatch, job: dict[str, object], ships: bool
-) -> None:
-    config = json.dumps({"runtime_env": job})
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
+def test_what_a_user_says_of_telemetry_reaches_the_workers(monkeypatch) -> None:
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
     ours = shipped()
-    assert ("py_modules" in ours) is ships
-    theirs = job.get("env_vars", {})
-    assert isinstance(theirs, dict) and not set(theirs) & set(ours["env_vars"])
+    assert ours["env_vars"]["DO_NOT_TRACK"] == "0"
+    assert ours["env_vars"]["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert [Path(module).name for module in ours["py_modules"]] == [*PACKAGES]
+    assert all((Path(m) / "__init__.py").is_file() for m in ours["py_modules"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from doggos_helpers.artefacts import read_json, write_json
-from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import LABELS, WEIGHTS, Classifier, save

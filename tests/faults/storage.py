@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from doggos_helpers.artefacts import write_json, write_run
-from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.embed.table import DIGEST, embeddings_file
 from doggos_helpers.settings import Settings

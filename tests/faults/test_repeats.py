@@ -27,13 +27,12 @@ from PIL import Image
 from doggos_helpers.artefacts import read_json
 from doggos_helpers.batch.notebooks import declared_parameters
 from doggos_helpers.clip.encoder import ClipEncoder
-from doggos_helpers.cluster.kernel import assigned
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, decode
 from doggos_helpers.embed.table import embeddings_file
 from doggos_helpers.evaluate.stage import METRICS
 from doggos_helpers.settings import Settings
-from tests.notebooks.copies import NOTEBOOKS, ROOT, read
+from tests.notebooks.copies import NOTEBOOKS
 from tools.local_cluster import free_ports
 
 CELL_TIMEOUT_S, PROGRESS_S, PAUSE_S = 300, 180, 2
@@ -64,9 +63,8 @@ class Kernel:
         self.client = NotebookClient(empty, timeout=CELL_TIMEOUT_S, allow_errors=True)
         self.client.create_kernel_manager()
         quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "CI": "true"}
-        as_make_lab = {"PYTHONSTARTUP": str(ROOT / "tools" / "kernel_startup.py")}
         self.client.start_new_kernel(
-            env=os.environ | dict(variables) | quiet | as_make_lab,
+            env=os.environ | dict(variables) | quiet,
             cwd=str(NOTEBOOKS[0].parent),
         )
         self.client.start_new_kernel_client()
@@ -208,24 +206,11 @@ def kernel(cluster_variables: Mapping[str, str]) -> Iterator[Kernel]:
     started.close()
 
 
-def is_common(cell: NotebookNode) -> bool:
-    """Whether several notebooks have this cell."""
-    sources = [[c.source for c in read(path).cells] for path in NOTEBOOKS]
-    return sum(cell.source in one for one in sources) > 1
-
-
 def out_of_order(kernel: Kernel, path: Path) -> None:
-    """Run the cells from the last to the first: each names the cell it lacks."""
-    cells = code_cells(path, {})
-    for i, cell in reversed(list(enumerate(cells))):
+    """Run the cells from the last to the first: what isn't there is named."""
+    for cell in reversed(code_cells(path, {})):
         if error := kernel.run(cell):
             assert error.ename == "NameError", f"{cell.source}\n{error.evalue}"
-            name = error.evalue.split("'")[1]
-            (maker, *_) = [c for c in cells[:i] if name in assigned(c.source)]
-            said = "\n".join(error.traceback)
-            assert f"{name} is made by a cell that has not run in this kernel" in said
-            named = f"begins `{maker.source.splitlines()[0]}`"
-            assert named in said or (": one above." in said and is_common(cell)), said
 
 
 def interrupted(

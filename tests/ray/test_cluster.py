@@ -56,7 +56,7 @@ def test_workers_wait_for_other_work_to_end_and_say_so(cluster, capsys, monkeypa
     holder = Holder.remote()
     assert ray.get(holder.ready.remote(), timeout=120)
     hurried = settings.model_copy(update={"wait_for_cluster_s": 2})
-    with pytest.raises(ClusterError, match="other work left no room for") as caught:
+    with pytest.raises(ClusterError, match="there was no room for 1 workers") as caught:
         wait_for(plan.embed, connected, hurried)
     assert "0 CPU, 0 GPU" in caught.value.where
     wait_for(plan.serve, connected, hurried, room=False)  # an update of an app
@@ -98,10 +98,10 @@ def test_the_doctor_names_an_address_where_nothing_listens(tmp_path):
 def test_the_doctor_finds_nothing_on_a_ray_on_which_all_is_well(cluster):
     import ray
 
-    from doggos_helpers.cluster.doctor import examine_cluster
+    from doggos_helpers.cluster.doctor import _examine_cluster
 
     settings, connected = cluster
-    found = list(examine_cluster(settings))
+    found = list(_examine_cluster(settings))
     assert [f.name for f in found] == ["Ray", "token", "plan", "node"]
     assert not any(f.fix for f in found), found
     assert found[-1].text.startswith(connected.nodes[0].name)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from ray import serve
 
-from doggos_helpers.clip.model import model_fingerprint
+from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import read_embeddings
@@ -86,11 +86,10 @@ def app(cluster, tmp_path_factory) -> Iterator[App]:
     width = read_embeddings(settings).vectors.shape[1]
     save_classifier(Path(settings.champion), width)
     service = start(settings, connected)
-    assert service.started_serve
     with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
         yield App(settings, connected, client, service.url)
     stop(service)
-    assert not serve.status().proxies
+    assert not serve.status().proxies  # though the app was updated meanwhile
     stop(service)
 
 
@@ -256,7 +255,7 @@ def test_health_and_page_answer_and_the_page_loads_nothing_from_elsewhere(app):
 
 
 def test_the_curl_line_names_an_image_that_the_app_has(app):
-    line = curl_line(app.settings, Service(app.url, "tested", True))
+    line = curl_line(app.settings, Service(app.url, "tested"))
     url = re.search(r'"url": "([^"]+)"', line)
     assert url and app.client.get(url[1]).status_code == 200
 
@@ -312,11 +311,11 @@ def test_a_missing_artefact_is_named_with_the_notebook_that_makes_it(app, tmp_pa
 
 
 def test_a_classifier_of_another_model_is_refused_saying_so(app, tmp_path):
-    from doggos_helpers.serve.deployments import Predictor
+    from doggos_helpers.serve.deployments import Matcher
 
     save_classifier(tmp_path, 7)
-    with pytest.raises(ModelError, match="embeddings of 7 numbers"):
-        Predictor(app.settings, str(tmp_path))
+    with pytest.raises(ModelError, match="takes 7 numbers, the embeddings have"):
+        Matcher(app.settings, str(tmp_path))
 
 
 def test_embeddings_of_other_weights_are_refused(app, tmp_path):
@@ -441,14 +440,14 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
 
     before = app.client.post("/predict/", json={"url": own(app)}).json()
     serve.run(Other.bind(), name="other", route_prefix="/other")
-    stop(Service(app.url, app.settings.app_name, started_serve=True))
+    stop(Service(app.url, app.settings.app_name))
     assert list(serve.status().applications) == ["other"]
     assert app.client.get("/other").text == "here"
     serve.delete("other")
     file = {
         "name": app.settings.app_name,
         "route_prefix": "/",
-        "import_path": "doggos_helpers.serve:build_app",
+        "import_path": "doggos_helpers.serve.application:build_app",
         "args": app.settings.model_dump(include=app.settings.model_fields_set),
     }
     config = ServeDeploySchema.model_validate({"applications": [file]})
@@ -459,10 +458,10 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
 
 @pytest.mark.long
 def test_a_replica_that_cannot_start_is_told_of_and_taken_away(app, tmp_path):
-    stop(Service(app.url, app.settings.app_name, started_serve=False))
+    stop(Service(app.url, app.settings.app_name))
     save_classifier(tmp_path, 7)  # it loads, and doesn't fit the embeddings
     unfit = app.settings.model_copy(update={"champion": str(tmp_path)})
-    with pytest.raises(ModelError, match="embeddings of 7 numbers") as caught:
+    with pytest.raises(ServiceError, match="takes 7 numbers, the emb") as caught:
         start(unfit, app.cluster)
-    assert "04_training" in caught.value.fix and len(str(caught.value)) < 300
+    assert "04_training" in str(caught.value) and len(str(caught.value)) < 500
     assert not serve.status().applications

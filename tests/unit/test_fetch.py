@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -87,7 +88,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.redirect("/loop")
 
     def get_to(self) -> None:
-        self.redirect(self.path.partition("?")[2])
+        self.redirect(unquote(self.path.partition("?")[2]))
 
 
 @pytest.fixture
@@ -170,6 +171,9 @@ def test_redirects_are_counted(site):
         "http://[::1",
         "http://user@example.org/dog.jpg",
         "http://no-such-host.invalid/dog.jpg",
+        f"http://{'a' * 64}.example/dog.jpg",
+        "http://127.1/dog.jpg",
+        "http://2130706433/dog.jpg",
     ],
 )
 def test_a_wrong_url_is_the_callers_fault(url):
@@ -181,7 +185,8 @@ def test_a_password_is_not_repeated_in_the_message():
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "[::1]"]
+    "host",
+    ["127.0.0.1", "localhost", "0x7f.1", "0x7f000001", "[::1]", "[::ffff:127.0.0.1]"],
 )
 def test_loopback_is_refused_under_every_name_before_a_connection(site, host):
     url, seen = site
@@ -231,15 +236,57 @@ def test_the_address_that_was_checked_is_the_one_connected_to(site, monkeypatch)
     assert seen == [(f"dogs.example:{port}", "/dog")]
 
 
-def test_one_private_address_among_several_is_enough_to_refuse(monkeypatch):
-    def both(*_, **__):
+@pytest.fixture
+def two_addresses(site, monkeypatch) -> Iterator[tuple[str, list, list, list]]:
+    """A host at 127.0.0.1, which counts as public, and at 127.0.0.2, which doesn't."""
+    url, public = site
+    port, private = int(url.rpartition(":")[2]), []
+
+    class Private(http.server.ThreadingHTTPServer):
+        def get_request(self):
+            private.append("connected")
+            return super().get_request()
+
+    handler = type("Site", (Handler,), {"seen": []})
+    server = Private(("127.0.0.2", port), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    order = ["127.0.0.1", "127.0.0.2"]
+
+    def both(_, asked, *__, **___):
         kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
-        return [(*kind, ("1.1.1.1", 80)), (*kind, ("10.0.0.1", 80))]
+        return [(*kind, (address, asked)) for address in order]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
-    error = refusal("http://dogs.example/dog", allow_private=False)
-    assert error.status == 403 and "1 of 2" in error.what
-    assert "10.0.0.1" not in str(error)
+    monkeypatch.setattr(fetch, "is_public", lambda address: address != "127.0.0.2")
+    yield f"http://dogs.example:{port}", public, private, order
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_a_host_with_a_private_address_too_only_the_public_one_is_connected_to(
+    two_addresses, turned
+):
+    url, public, private, order = two_addresses
+    if turned:
+        order.reverse()
+    assert get(f"{url}/dog", allow_private=False) == IMAGE
+    assert len(public) == 1 and not private
+    order.remove("127.0.0.1")
+    assert get(f"{url}/dog") == IMAGE and private
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_where_the_public_address_fails_the_private_one_is_still_refused(
+    two_addresses, turned
+):
+    url, _, private, order = two_addresses
+    order[0] = "127.0.0.3"  # nothing listens there
+    if turned:
+        order.reverse()
+    error = refusal(f"{url}/dog", allow_private=False)
+    assert error.status == 403 and "not public" in error.what
+    assert "127.0.0" not in str(error) and not private
 
 
 def test_the_environments_proxy_is_not_used(site, monkeypatch):

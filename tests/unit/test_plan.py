@@ -1,5 +1,7 @@
 """The worker plan, on the clusters that people have."""
 
+import itertools
+
 import pytest
 
 from doggos_helpers.cluster.plan import (
@@ -141,7 +143,7 @@ def test_memory_limits_how_many_workers_a_node_holds():
 @pytest.mark.parametrize("nodes", CLUSTERS)
 def test_our_own_plans_leave_room_for_the_small_tasks_wherever_workers_go(nodes):
     plan = plan_workers(nodes, Settings())
-    assert leaves_room(nodes, plan.embed, plan.task_cpus)
+    assert leaves_room(nodes, plan.embed)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_our_own_plans_leave_room_for_the_small_tasks_wherever_workers_go(nodes)
         ([2, 2, 2], 3, 1.75, 0.25, True),  # a quarter left on each
         ([2, 2, 2], 3, 1.5, 1.0, False),  # 1.5 CPUs are left, and half a CPU a node
         ([2, 2, 2], 2, 1.5, 1.0, True),  # two workers can't fill three nodes
-        ([0.5, 0.5, 0.5], 1, 0.25, 1.0, False),  # what an app and its actors leave
+        ([0.5, 0.5, 0.5], 3, 0.5, 0.25, False),  # what an app and its actors leave
         ([4, 2], 3, 2.0, 0.5, False),
         ([4, 2], 2, 2.0, 0.5, True),  # both on the first, or one on each
         ([0, 4], 1, 1.0, 1.0, True),
@@ -159,12 +161,55 @@ def test_our_own_plans_leave_room_for_the_small_tasks_wherever_workers_go(nodes)
 )
 def test_room_for_a_task_is_counted_node_by_node(cpus, workers, worker, task, room):
     nodes = [Node(str(i), n) for i, n in enumerate(cpus)]
-    stage = StagePlan(workers, workers, worker, 0, 1, 1, "float32")
-    assert leaves_room(nodes, stage, task) is room
+    stage = StagePlan(workers, workers, worker, 0, 1, 1, "float32", task_cpus=task)
+    assert leaves_room(nodes, stage) is room
 
 
 def test_gpu_workers_cannot_fill_a_node_without_gpus():
     nodes = [Node("head", 2), Node("w", 4, 4)]
-    stage = StagePlan(4, 4, 1.0, 1, 1, 1, "float32")
-    assert leaves_room(nodes, stage, 1.0)
-    assert not leaves_room(nodes[1:], stage, 1.0)
+    stage = StagePlan(4, 4, 1.0, 1, 1, 1, "float32", task_cpus=1.0)
+    assert leaves_room(nodes, stage)
+    assert not leaves_room(nodes[1:], stage)
+
+
+def fillings(free, workers, worker):
+    """Every way to put the workers on nodes: what each node has left."""
+    if not workers:
+        return {tuple(free)}
+    return {
+        left
+        for i, cpus in enumerate(free)
+        if cpus >= worker
+        for left in fillings(
+            [*free[:i], cpus - worker, *free[i + 1 :]], workers - 1, worker
+        )
+    }
+
+
+def test_where_workers_and_a_task_fit_at_once_a_task_fits_wherever_workers_go():
+    """Why Ray Data can't hang after the wait: by all placements on small clusters."""
+    quarters = [n / 4 for n in range(9)]
+    seen = {True: 0, False: 0}
+    for free in itertools.combinations_with_replacement(quarters, 3):
+        for workers, worker, task in itertools.product(
+            (1, 2, 3), (0.25, 0.5, 1.0, 1.5), (0.25, 0.5, 1.0, 1.5)
+        ):
+            left = fillings(list(free), workers, worker)
+            if task > worker or not left:
+                continue
+            together = any(max(nodes) >= task for nodes in left)
+            always = all(max(nodes) >= task for nodes in left)
+            nodes = [Node(str(i), cpus) for i, cpus in enumerate(free)]
+            stage = StagePlan(
+                workers, workers, worker, 0, 1, 1, "float32", task_cpus=task
+            )
+            assert together == always == leaves_room(nodes, stage), (free, stage)
+            seen[always] += 1
+    assert min(seen.values()) > 100, seen
+
+
+@pytest.mark.parametrize("nodes", CLUSTERS)
+def test_a_task_needs_at_most_as_much_as_a_worker(nodes):
+    for cpus in (None, 0.1, 0.25, 1.0):
+        plan = plan_workers(nodes, Settings(embed_cpus=cpus))
+        assert 0 < plan.task_cpus <= plan.embed.cpus
