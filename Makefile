@@ -23,8 +23,7 @@ cluster:  ## a head and two worker nodes on this machine; prints the lines to ex
 	@$(call run) tools.local_cluster up
 cluster-down:
 	@$(call run) tools.local_cluster down
-constraints:  ## constraints.txt from what .venv holds
-	@(sed '/^#/!d' constraints.txt; .venv/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools --exclude wheel \
-	  | grep -viE '^(nvidia|cuda|triton)' | sed -E 's/\+(cpu|cu[0-9]+)$$//' | LC_ALL=C sort -f) >build/constraints && mv build/constraints constraints.txt
+constraints:  ## constraints.txt for every Python and platform, after changing a pin
+	@tools/constraints.sh
 clean:
 	@rm -rf build

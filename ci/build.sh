@@ -2,7 +2,8 @@
 # Installs what the tutorial needs: `ci/build.sh`, or `ci/build.sh dev` for tests too.
 # Where to, it finds out: an active environment, the Python of an Anyscale Workspace or
 # of a container that brings Ray, else .venv in this folder, made with $PYTHON if set.
-# Ray and torch that are already there are kept. TORCH_INDEX_URL adds a package index.
+# Ray and torch that are already there are kept. TORCH_INDEX_URL adds a package index;
+# without it, PyTorch's own is added for its CPU build on Linux without an NVIDIA GPU.
 set -exo pipefail
 { set +x; } 2>/dev/null # finding the target is not worth a trace
 
@@ -10,12 +11,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mode="${1:-run}"
 files=(requirements.txt)
 [ "$mode" != dev ] || files+=(requirements-dev.txt)
+image=
 
 fail() {
   echo "ci/build.sh: $1" >&2
   exit 1
 }
-brings_ray() { "$1" -c 'from importlib.metadata import version; version("ray")' 2>/dev/null; }
+version_of() { "$1" -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "$2" 2>/dev/null; }
 runs() { "$1" -c 'import sys' >/dev/null 2>&1; }
 supported() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }
 managed() { # by the system's package manager (PEP 668)
@@ -25,6 +27,12 @@ sys.exit(not os.path.exists(sysconfig.get_path("stdlib") + "/EXTERNALLY-MANAGED"
 in_image() {
   [ -n "$ANYSCALE_CLUSTER_ID$KUBERNETES_SERVICE_HOST" ] || [ -e /.dockerenv ] || [ -e /run/.containerenv ]
 }
+no_gpu() {
+  [ "$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && ! compgen -G "/dev/nvidia*" >/dev/null && ! [ -e /proc/driver/nvidia ]
+}
+answers() { # within five seconds, the question for its address included
+  timeout 5 "$python" -c 'import sys, urllib.request as web; web.urlopen(sys.argv[1], timeout=5)' "$1" 2>/dev/null
+}
 find_target() { # sets python and prefix, the folder of the environment
   local there
   for prefix in "$VIRTUAL_ENV" "$CONDA_PREFIX" "$PWD/.venv"; do
@@ -32,19 +40,23 @@ find_target() { # sets python and prefix, the folder of the environment
     if [ -n "$prefix" ] && [ -x "$python" ] && runs "$python"; then return; fi
   done
   there="$(command -v "${PYTHON:-python3}" || command -v python || true)"
-  if in_image && [ -n "$there" ] && brings_ray "$there" && ! managed "$there"; then
-    python="$there"
+  if in_image && [ -n "$there" ] && version_of "$there" ray >/dev/null && ! managed "$there"; then
+    image="$there" python="$there"
     prefix="$("$python" -c 'import sys; print(sys.prefix)')"
   fi
 }
 make_venv() {
-  local base
-  for base in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+  local base bases=("$PYTHON")
+  [ -n "$PYTHON" ] || bases=(python3.11 python3.12 python3.13 python3)
+  for base in "${bases[@]}"; do
     ! supported "$base" || break
   done
   supported "$base" || fail "Python 3.11, 3.12 or 3.13 is needed and ${PYTHON:-none of them} was found: name one with PYTHON=/path/to/python3.11."
-  "$base" -m venv "$prefix" || fail "$base can't make an environment: install its venv module (Debian, Ubuntu: apt-get install python3-venv)."
+  "$base" -m venv --without-pip "$prefix" || fail "$base can't make an environment: install its venv module (Debian, Ubuntu: apt-get install python3-venv)."
 }
+add_pip() { # where Python can't by itself, another pip can
+  "$python" -m ensurepip --default-pip || "${PYTHON:-python3}" -m pip --python "$python" install pip
+} >/dev/null 2>&1
 
 find_target
 runs "$python" || make_venv
@@ -63,7 +75,7 @@ cat "${files[@]}" >build/requirements.txt
 cp constraints.txt build/constraints.txt
 if ! [ "$prefix" -ef .venv ]; then
   for name in ray torch; do
-    have="$("$python" -c "from importlib.metadata import version; print(version('$name'))" 2>/dev/null)" || continue
+    have="$(version_of "$python" $name)" || continue
     want="$(sed -nE "s/^$name(\[[^]]*\])?==([^ ]+).*/\2/p" requirements.txt)"
     sed -E "s/^($name(\[[^]]*\])?)==.*/\1==$have/" build/requirements.txt >build/requirements.new
     mv build/requirements.new build/requirements.txt
@@ -77,7 +89,18 @@ if ! [ "$prefix" -ef .venv ]; then
   done
   [ ! -e build/constraints.none ] || mv build/constraints.none build/constraints.txt
 fi
-"$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
+"$python" -m pip --version >/dev/null 2>&1 || add_pip || fail "$python has no pip and can't get one: install Python's venv package (Debian, Ubuntu: apt-get install python3-venv), or pip."
+
+# Of 2.13.0 and 2.13.0+cpu, pip takes the second for torch==2.13.0: a local version is
+# the newer one. What there is already stays, and an image's other nodes may have GPUs.
+have="$(version_of "$python" torch || true)"
+if [ -z "$TORCH_INDEX_URL$PIP_NO_INDEX$image" ] && ! grep -qxF -e "torch==$have" -e "torch==${have%%+*}" build/requirements.txt && no_gpu; then
+  cpu=https://download.pytorch.org/whl/cpu
+  if answers "$cpu/torch/"; then
+    echo "No NVIDIA GPU here: torch comes from $cpu, without CUDA; TORCH_INDEX_URL names another index."
+    TORCH_INDEX_URL=$cpu
+  fi
+fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 trap '{ code=$?; set +x; } 2>/dev/null; [ $code != 0 ] || echo "$mode $wanted" >"$stamp" || true' EXIT
 set -x

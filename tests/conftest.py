@@ -4,6 +4,7 @@ All of it is set before the first import of the package, in the environment, so 
 child processes inherit it.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,8 +22,13 @@ ORDER = ("unit", "setup", "ray", "faults", "cluster", "notebooks")
 RAYS = ("ray/", "faults/", "cluster/", "notebooks/test_execute", "setup/test_lab")
 UNTOUCHED = "test_untouched.py"
 CANARY = "canary"
+HOME = "DOGGOS_TEST_HOME"
+LEFT_S = 20
+HELPERS = ("resource_tracker", "loky")  # they end with this process
 
 sys.path.insert(0, str(ROOT))  # for the folder tools/, which is not installed
+
+from tests import processes  # noqa: E402
 
 
 def _isolate() -> Path:
@@ -32,7 +39,7 @@ def _isolate() -> Path:
         if not name.startswith("DOGGOS_TEST_"):
             del os.environ[name]
     # One for all processes that share the tests; the first of them makes it.
-    home = Path(os.environ.setdefault("DOGGOS_TEST_HOME", str(session / "home")))
+    home = Path(os.environ.setdefault(HOME, str(session / "home")))
     (home / ".doggos").mkdir(parents=True, exist_ok=True)
     (home / ".doggos" / CANARY).touch()
     os.environ |= {
@@ -91,9 +98,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return OneRay(config, log)
 
 
+def left_running() -> list[psutil.Process]:
+    """Return what the tests started, as their mark in the environment tells."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            ours = process.environ().get(HOME) == os.environ[HOME]
+            if ours and not any(name in line for name in HELPERS):
+                found.append(process)
+    return [process for process in found if process.pid != os.getpid()]
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_sessionfinish(exitstatus: int) -> Iterator[None]:
-    """Remove what a session left that passed; keep it to look at after a failure."""
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Iterator[None]:
+    """Remove what a session left that passed; keep it to look at after a failure.
+
+    Processes go whatever happened, and leaving some is a failure.
+    """
     yield
+    if not hasattr(session.config, "workerinput") and (
+        left := processes.end(left_running(), LEFT_S)
+    ):
+        print("\nprocesses were left behind, and were ended:", *left, sep="\n")
+        session.exitstatus = exitstatus = exitstatus or pytest.ExitCode.TESTS_FAILED
     if exitstatus == 0:
         shutil.rmtree(SESSION, ignore_errors=True)

@@ -1,7 +1,6 @@
 """The doctor: each fault provoked for real."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from packaging.requirements import Requirement
 from doggos_helpers.cluster import doctor
 from doggos_helpers.cluster.doctor import Finding, examine
 from doggos_helpers.settings import Settings
+from tests.processes import REFUSABLE, needs_refusal
 from tools.local_cluster import free_ports, local_cluster
 
 LOCAL_CHECKS = ["Python", "versions", "storage", "data set", "model", "MLflow", "port"]
@@ -72,25 +72,17 @@ def test_a_package_that_is_missing():
     assert doctor.off_pins(doctor.pins()) == [] and "ray" in doctor.pins()
 
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv"
-)
 DOCTOR = [sys.executable, "-m", "doggos_helpers.cluster"]
 
 
-@needs_root
+@needs_refusal
 def test_a_storage_that_cannot_be_written(settings, tmp_path):
-    """Root may write anywhere: a user with no rights has to try."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir(mode=0o777)
-    home.chmod(0o777)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
     done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *DOCTOR]
-        + ["--storage", str(tmp_path / "theirs"), "--address", settings.address]
-        + ["--tracking-uri", f"sqlite:///{home}/mlflow.db"],
-        env=os.environ | {"HOME": str(home), "MPLCONFIGDIR": str(home)},
+        [*REFUSABLE, *DOCTOR]
+        + ["--storage", str(closed / "theirs"), "--address", settings.address]
+        + ["--tracking-uri", settings.tracking_uri],
         capture_output=True,
         text=True,
         timeout=170,

@@ -1,7 +1,5 @@
 """All kinds of files in one folder, embedded by one command."""
 
-import os
-import shutil
 import subprocess
 import sys
 
@@ -16,10 +14,10 @@ from doggos_helpers.settings import Settings
 from tests.faults.commands import in_its_own
 from tests.faults.datasets import dogs
 from tests.faults.files import FILES, JPEG, huge
+from tests.processes import REFUSABLE, needs_refusal
 
 UNREADABLE = "may not be read.jpg"
 DANGLING = "gone.jpg"
-NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +84,13 @@ def test_a_second_run_tries_the_bad_files_alone(outcome, cluster_variables):
     assert stored.reason.dropna().tolist() == table.reason.dropna().tolist()
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"),
-    reason="needs root and setpriv, to become somebody who may not read a file",
-)
+@needs_refusal
 def test_a_file_that_may_not_be_read_and_one_that_vanished_have_reasons(tmp_path):
     root = dogs(tmp_path / "dogs")
     closed = root / "train" / "beagle" / UNREADABLE
     closed.write_bytes(JPEG)
     closed.chmod(0)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to("/tmp/"):
-            folder.chmod(0o755)
     asked = f"""
-import sys
-sys.path.insert(0, {str(os.getcwd())!r})
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.data.files import list_files
 from doggos_helpers.data.files import read_bytes
@@ -113,10 +103,9 @@ for name in ({UNREADABLE!r}, "vanished.jpg"):
         print(error)
 """
     done = subprocess.run(
-        ["setpriv", f"--reuid={NOBODY}", "--clear-groups", sys.executable, "-c", asked],
+        [*REFUSABLE, sys.executable, "-c", asked],
         capture_output=True,
         text=True,
-        env=os.environ | {"HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
         timeout=60,
     )
     assert done.stdout.splitlines() == [

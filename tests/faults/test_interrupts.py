@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,7 @@ from doggos_helpers.train.registry import versions
 from doggos_helpers.train.tracking import open_tracking
 from tests.faults import services
 from tests.faults.case import Place
+from tests.processes import at_a_terminal, end, family
 from tools.local_cluster import free_ports
 
 START_S, END_S = 300, 60
@@ -39,6 +40,7 @@ class Command:
 
     process: "subprocess.Popen[bytes]"
     log: Path
+    started: list[psutil.Process] = field(default_factory=list)
 
     def said(self) -> str:
         return self.log.read_text()
@@ -55,10 +57,10 @@ class Command:
 
     def interrupt(self) -> int:
         """Press Ctrl-C; return the exit code once it and its children are gone."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.started = family(self.process.pid)[1:]
         os.killpg(self.process.pid, signal.SIGINT)
         code = self.process.wait(END_S)
-        _, left = psutil.wait_procs(family, timeout=END_S)
+        _, left = psutil.wait_procs(self.started, timeout=END_S)
         assert not left
         assert "Traceback" not in self.said(), self.said()
         return code
@@ -78,19 +80,18 @@ def place(tmp_path: Path, cluster_variables: Mapping[str, str]) -> Place:
 def running(place: Place, stage: str, *options: str) -> Iterator[Command]:
     log = place.folder / f"{time.monotonic()}.log"
     with open(log, "wb") as output:
-        process = subprocess.Popen(
+        process = at_a_terminal(
             [sys.executable, "-m", f"doggos_helpers.{stage}", *options],
             env=os.environ | place.environment | {"PYTHONUNBUFFERED": "1"},
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
+    command = Command(process, log)
     try:
-        yield Command(process, log)
+        yield command
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        running = family(process.pid) if process.poll() is None else []
+        end([*command.started, *running])
 
 
 def finish(place: Place, stage: str, *options: str) -> str:

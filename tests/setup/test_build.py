@@ -8,11 +8,18 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHON = Path(sys.base_prefix) / "bin" / "python3"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CPU_TORCH = "2.13.0+cpu"
 REQUIREMENTS = "ray[data]==2.60.0\ntorch==2.13.0\ndoggodep==1.0\n"
 # Builds an editable wheel without setuptools, which no index could give here.
 BACKEND = """
@@ -103,8 +110,7 @@ def installed(prefix: Path) -> dict[str, str]:
 
 def make_environment(folder: Path) -> Path:
     """Make an environment with pip, on the interpreter below this one's."""
-    python = Path(sys.base_prefix) / "bin" / "python3"
-    subprocess.run([python, "-m", "venv", folder], check=True)
+    subprocess.run([PYTHON, "-m", "venv", folder], check=True)
     return folder
 
 
@@ -162,19 +168,24 @@ def test_an_install_that_failed_is_tried_again(project: Path) -> None:
 
 @pytest.fixture
 def plain_machine(project: Path) -> Path:
-    """Take the signs of a container out of the script: tests may run in one."""
-    script = project / "ci" / "build.sh"
-    text = script.read_text()
-    for sign in ("/.dockerenv", "/run/.containerenv"):
-        assert sign in text
-        text = text.replace(sign, "/no/such/file")
-    script.write_text(text)
+    """Take the signs of a container and of a GPU out of the script."""
+    signs = ("/.dockerenv", "/run/.containerenv", "/dev/nvidia", "/proc/driver/nvidia")
+    rewrite(project, {sign: "/no/such/file" for sign in (*signs, "nvidia-smi")})
     return project
 
 
+def rewrite(project: Path, changes: dict[str, str]) -> None:
+    """Change texts that are in ci/build.sh."""
+    script = project / "ci" / "build.sh"
+    text = script.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    script.write_text(text)
+
+
 def test_an_ordinary_machine_gets_a_venv(plain_machine: Path) -> None:
-    base = str(Path(sys.base_prefix) / "bin" / "python3")
-    environment = {"PYTHON": base, "KUBERNETES_SERVICE_HOST": ""}
+    environment = {"PYTHON": str(PYTHON), "KUBERNETES_SERVICE_HOST": ""}
     first = build(plain_machine, ANYSCALE_CLUSTER_ID="", **environment)
     assert first.returncode == 0, first.stderr
     packages = installed(plain_machine / ".venv")
@@ -220,6 +231,135 @@ def test_an_unsupported_python_is_refused_in_one_sentence(plain_machine: Path) -
     assert "Python 3.11, 3.12 or 3.13 is needed" in ran.stderr
     assert "PYTHON=/path/to/python3.11" in ran.stderr
     assert not (plain_machine / ".venv").exists()
+
+
+@pytest.fixture
+def indexes(plain_machine: Path) -> Iterator[dict[str, str]]:
+    """Serve the wheels as an index, and beside it one that has torch for CPUs."""
+    served = plain_machine.parent / "served"
+    for wheel in (plain_machine.parent / "wheels").iterdir():
+        page = served / "all" / wheel.name.split("-")[0]
+        page.mkdir(parents=True)
+        shutil.copy(wheel, page)
+    write_wheel_for_cpus(served / "cpu")
+    handler = partial(SimpleHTTPRequestHandler, directory=served)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        rewrite(plain_machine, {CPU_INDEX: f"{address}/cpu"})
+        yield {
+            "PYTHON": str(PYTHON),
+            "PIP_INDEX_URL": f"{address}/all",
+            "PIP_NO_INDEX": "",
+            "PIP_FIND_LINKS": "",
+            "NO_PROXY": "127.0.0.1",
+        }
+        server.shutdown()
+
+
+def write_wheel_for_cpus(index: Path) -> None:
+    (index / "torch").mkdir(parents=True)
+    write_wheel(index / "torch", "torch", CPU_TORCH)
+
+
+def test_without_a_gpu_torch_comes_without_cuda(
+    plain_machine: Path, indexes: dict[str, str]
+) -> None:
+    first = build(plain_machine, **indexes)
+    assert first.returncode == 0, first.stderr
+    assert installed(plain_machine / ".venv")["torch"] == CPU_TORCH
+    said = [line for line in first.stdout.splitlines() if "No NVIDIA GPU" in line]
+    assert len(said) == 1 and "without CUDA" in said[0] and "TORCH_INDEX_URL" in said[0]
+    # It is there now: the index is not asked again.
+    (plain_machine / ".venv/.doggos-installed").unlink()
+    assert "No NVIDIA GPU" not in build(plain_machine, **indexes).stdout
+
+
+@pytest.mark.parametrize("reason", ["a GPU", "another index", "no answer", "an image"])
+def test_torch_comes_as_ever_where(
+    plain_machine: Path, indexes: dict[str, str], reason: str
+) -> None:
+    prefix = plain_machine / ".venv"
+    if reason == "a GPU":
+        rewrite(plain_machine, {"/no/such/file*": f"{plain_machine}*"})
+    elif reason == "another index":
+        indexes["TORCH_INDEX_URL"] = indexes["PIP_INDEX_URL"]
+    elif reason == "no answer":
+        shutil.rmtree(plain_machine.parent / "served" / "cpu")
+    else:
+        prefix = make_environment(plain_machine.parent / "image")
+        wheel = plain_machine.parent / "wheels" / "ray-2.60.0-py3-none-any.whl"
+        pip = [prefix / "bin" / "python", "-m", "pip", "install", "--no-index", wheel]
+        subprocess.run(pip, check=True, capture_output=True)
+        indexes |= {"PATH": f"{prefix}/bin:{os.environ['PATH']}", "PYTHON": ""}
+        indexes["KUBERNETES_SERVICE_HOST"] = "yes"
+    ran = build(plain_machine, **indexes)
+    assert ran.returncode == 0, ran.stderr
+    assert installed(prefix)["torch"] == "2.13.0"
+    assert "No NVIDIA GPU" not in ran.stdout
+
+
+def without_ensurepip(folder: Path) -> Path:
+    """Make a stand-in for Debian's Python without python3-venv."""
+    empty = folder / "nothing here" / "ensurepip"
+    empty.mkdir(parents=True)
+    (empty / "__init__.py").write_text("raise ImportError('no ensurepip')")
+    python = folder / "my python"
+    python.write_text(f"""#!/bin/sh
+export PYTHONPATH='{empty.parent}'
+exec {PYTHON} "$@"
+""")
+    python.chmod(0o755)
+    return python
+
+
+def test_without_ensurepip_another_pip_helps(plain_machine: Path) -> None:
+    import ensurepip
+
+    bundled = Path(ensurepip.__file__).parent / "_bundled"
+    for wheel in bundled.glob("pip-*.whl"):
+        shutil.copy(wheel, plain_machine.parent / "wheels")
+    python = without_ensurepip(plain_machine.parent)
+    hidden = {"PYTHONPATH": str(plain_machine.parent / "nothing here")}
+    ran = build(plain_machine, PYTHON=str(python), **hidden)
+    assert ran.returncode == 0, ran.stderr
+    assert installed(plain_machine / ".venv")["doggodep"] == "1.0"
+
+
+def test_without_any_pip_the_package_is_named(plain_machine: Path) -> None:
+    python = without_ensurepip(plain_machine.parent)
+    hidden = {"PYTHONPATH": str(plain_machine.parent / "nothing here")}
+    for _ in range(2):  # what the first try left doesn't change what the second says
+        ran = build(plain_machine, PYTHON=str(python), **hidden)
+        assert ran.returncode == 1 and len(ran.stderr.splitlines()) == 1, ran.stderr
+        assert "apt-get install python3-venv" in ran.stderr
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX", ""])
+def test_in_a_folder_with_a_space_and_an_umlaut(
+    plain_machine: Path, variable: str
+) -> None:
+    moved = plain_machine.parent / "Möpse und so" / "my project"
+    moved.parent.mkdir()
+    plain_machine.rename(moved)
+    (plain_machine.parent / "wheels").rename(moved.parent / "wheels")
+    python = moved.parent / "my python"
+    python.symlink_to(PYTHON)
+    environment = {"PYTHON": str(python)}
+    if variable:
+        environment[variable] = str(make_environment(moved.parent / "their own"))
+    prefix = Path(environment.get(variable, moved / ".venv"))
+    links = (moved.parent / "wheels").as_uri()  # a space parts this variable's words
+    for _ in range(2):
+        ran = build(moved, PIP_FIND_LINKS=links, **environment)
+        assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == ""
+    assert installed(prefix)["doggodep"] == "1.0"
+    # As the Makefile calls it.
+    command = '"$(cat build/.python)" -c "import doggodep, sys; print(sys.prefix)"'
+    said = subprocess.run(["bash", "-c", command], cwd=moved, capture_output=True)
+    assert said.stdout.decode().strip() == str(prefix), said.stderr
 
 
 def test_the_shape_that_documentation_includes() -> None:

@@ -1,5 +1,6 @@
 """`make lab`: a real JupyterLab, and a kernel that it starts."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from jupyter_client.blocking import BlockingKernelClient
 
+from tests.processes import at_a_terminal, end, family
 from tools.local_cluster import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ def lab(tmp_path_factory) -> Iterator[tuple[httpx.Client, Path]]:
     runtime = tmp_path_factory.mktemp("runtime")
     port = free_ports(1)[0]
     options = f"--no-browser --port={port} --IdentityProvider.token={TOKEN}"
-    running = subprocess.Popen(
+    running = at_a_terminal(
         ["make", "lab", f"LAB_ARGS={options}"],
         cwd=ROOT,
         env=os.environ
@@ -33,9 +34,7 @@ def lab(tmp_path_factory) -> Iterator[tuple[httpx.Client, Path]]:
         | {"JUPYTER_CONFIG_DIR": str(runtime)},
         stdout=subprocess.DEVNULL,
         stderr=open(runtime / "log", "w"),
-        start_new_session=True,
     )
-    tree = psutil.Process(running.pid)
     headers = {"Authorization": f"token {TOKEN}"}
     url = f"http://127.0.0.1:{port}"
     try:
@@ -43,13 +42,12 @@ def lab(tmp_path_factory) -> Iterator[tuple[httpx.Client, Path]]:
             answers(client, runtime / "log")
             yield client, runtime
     finally:
-        family = [tree, *tree.children(recursive=True)]
-        for _ in range(2):  # the second Ctrl-C says yes to "Shut down?"
-            os.killpg(running.pid, signal.SIGINT)
-            time.sleep(0.5)
-        running.wait(STOP_S)
-        _, alive = psutil.wait_procs(family, STOP_S)
-        assert not alive, alive
+        started = family(running.pid)
+        with contextlib.suppress(ProcessLookupError):
+            for _ in range(2):  # the second Ctrl-C says yes to "Shut down?"
+                os.killpg(running.pid, signal.SIGINT)
+                time.sleep(0.5)
+        assert not end(started, STOP_S)
 
 
 def answers(client: httpx.Client, log: Path) -> None:

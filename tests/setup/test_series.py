@@ -29,7 +29,8 @@ def clone(folder: Path) -> Path:
 
 def series(folder: Path, home: Path) -> subprocess.Popen[str]:
     """Start the series in a clone, on the defaults of a user's terminal."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("DOGGOS_")}
+    ours = ("DOGGOS_STORAGE", "DOGGOS_TRACKING_URI")
+    kept = {k: v for k, v in os.environ.items() if k not in ours}
     params = folder / "notebooks" / "params" / "smoke.yaml"
     return subprocess.Popen(
         [sys.executable, "-m", "doggos_helpers.batch", f"--params-file={params}"],
