@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from doggos_helpers.data.files import LAYOUT, list_files, open_root
 from doggos_helpers.errors import DataError
-from doggos_helpers.settings import SAMPLE, Settings
+from doggos_helpers.places import SAMPLE
+from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
