@@ -149,19 +149,16 @@ def bars(values: Mapping[str, float], label: str) -> "Figure":
     return figure
 
 
-def latency_histogram(
-    reports: Mapping[str, Mapping[str, Any]], bins: int = 30
-) -> "Figure":
+def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Draw the latencies of load tests above each other, with their p50 and p95.
 
     Args:
         reports: From `loadtest.send_load`, by the title to give each.
-        bins: Bars over the range that all of them share.
     """
     figure = new_figure(7, 1.9 * len(reports))
     axes = figure.subplots(len(reports), 1, sharex=True, squeeze=False)[:, 0]
     longest = max(max(r["latencies_ms"], default=1.0) for r in reports.values())
-    edges = np.linspace(0, longest, bins + 1)
+    edges = np.linspace(0, longest, 31)  # shared by all
     for axis, (title, report) in zip(axes, reports.items(), strict=True):
         axis.hist(report["latencies_ms"], bins=edges, color="#4477aa")
         for name, style in (("p50", "-"), ("p95", "--")):
@@ -169,7 +166,7 @@ def latency_histogram(
             label = f"{name} {at:.0f} ms"
             axis.axvline(at, color="#cc3311", linestyle=style, label=label)
         axis.set_title(title, fontsize=9, loc="left")
-        axis.set_ylabel("replies")
+        axis.set(ylabel="replies")
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         axis.spines[["top", "right"]].set_visible(False)
