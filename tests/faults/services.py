@@ -382,7 +382,7 @@ CASES: tuple[Case, ...] = (
         4,
         "the champion learnt from embeddings of other CLIP weights",
         "the model was changed, and the embeddings made again, but not the classifier",
-        TRAIN_AGAIN,
+        "Train on these embeddings",
     ),
     Case(
         AREA,

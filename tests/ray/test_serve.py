@@ -30,8 +30,8 @@ from doggos_helpers.serve.application import ServeSettings
 from doggos_helpers.serve.fetch import MAX_BYTES
 from doggos_helpers.serve.service import (
     Service,
-    _check_port,
     check_inputs,
+    check_port,
     curl_line,
     start,
     stop,
@@ -416,7 +416,7 @@ def test_a_closed_port_is_told_of(app, fetching):
 def test_another_ray_that_finds_our_port_taken_is_told_by_whom(app):
     check_inputs(app.settings)  # a Serve there may be the one that will be joined
     with pytest.raises(ServiceError, match="a service on another Ray") as caught:
-        _check_port(app.settings)
+        check_port(app.settings)
     assert "DOGGOS_PORT" in caught.value.fix
 
 
