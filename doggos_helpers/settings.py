@@ -1,18 +1,15 @@
-"""Settings: what a user may choose, where artefacts lie, and the environment.
+"""Settings: what a user may choose.
 
-This is the only module that reads the environment. Precedence: a value passed in
-(a papermill parameter, an option of a command), then `DOGGOS_*`, then the default.
+Precedence: a value passed in (a papermill parameter, an option of a command), then
+`DOGGOS_*`, then the default.
 """
 
-import contextlib
 import difflib
 import functools
-import hashlib
 import os
-import re
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,21 +18,14 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from pydantic_settings import SettingsError as CommandLineError
 
 from doggos_helpers.errors import SettingsError, without_secrets
+from doggos_helpers.places import SAMPLE, Places
 
-SAMPLE = "sample"
 LOCAL = "local"  # the address of a Ray that is started here, for one process
 PREFIX = "DOGGOS_"
 YesNo = Literal["yes", "no"]
-# Ray, MLflow and Hugging Face report usage unless told otherwise.
-TELEMETRY_OFF = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
-}
 
 
-class Settings(BaseSettings):
+class Settings(Places, BaseSettings):
     """Settings of the series. Each is also a variable: --use-gpu is DOGGOS_USE_GPU."""
 
     model_config = SettingsConfigDict(
@@ -190,69 +180,6 @@ class Settings(BaseSettings):
             for name, value in self.model_dump().items()
         }
 
-    # --- where things are ---------------------------------------------------
-
-    @property
-    def storage_root(self) -> Path:
-        """The absolute folder under which every artefact lies."""
-        if self.storage:
-            return Path(self.storage)
-        shared = Path("/mnt/cluster_storage")  # Anyscale's documented mount
-        if in_anyscale() and shared.is_dir():
-            return shared / "doggos"
-        return local_home() / "storage"
-
-    @property
-    def dataset_root(self) -> str:
-        """The folder or URI of the images."""
-        if self.dataset != SAMPLE:
-            return self.dataset
-        from doggos_sample import VERSION
-
-        return str(self.storage_root / "datasets" / f"sample-{VERSION}")
-
-    @property
-    def pair(self) -> str:
-        """A name for this data set and model together, safe in a path."""
-        model = f"{self.model}@{self.model_revision}" if self.model_revision else ""
-        return f"{_slug(self.dataset)}--{_slug(model or self.model)}"
-
-    @property
-    def artefacts(self) -> Path:
-        """The folder of this data set and model pair."""
-        return self.storage_root / self.pair
-
-    @property
-    def embeddings_dir(self) -> Path:
-        """Where `embed` writes its table and run.json."""
-        return self.artefacts / "embeddings"
-
-    @property
-    def training_dir(self) -> Path:
-        """Where `train` writes checkpoints, the champion and run.json."""
-        return self.artefacts / "training"
-
-    @property
-    def evaluation_dir(self) -> Path:
-        """Where `evaluate` writes predictions.parquet, metrics.json and run.json."""
-        return self.artefacts / "evaluation"
-
-    @property
-    def serving_dir(self) -> Path:
-        """Where `loadtest` writes its report and run.json."""
-        return self.artefacts / "serving"
-
-    @property
-    def registered_model(self) -> str:
-        """The classifier's name in the MLflow registry: one a pair."""
-        return f"doggos--{self.pair}"
-
-    @property
-    def tracking(self) -> str:
-        """The MLflow tracking URI; by default a database on this machine's disk."""
-        default = f"sqlite:///{local_home() / 'mlflow.db'}"
-        return self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default
-
     @property
     def serves_images(self) -> bool:
         """Whether the app hands out the data set's images: by default the sample's."""
@@ -265,24 +192,6 @@ class Settings(BaseSettings):
         if self.progress:
             return self.progress == "yes"
         return not os.environ.get("CI") and sys.stderr.isatty()
-
-
-def _slug(value: str) -> str:
-    """Shorten a URI, folder or hub id to a readable, unique, path-safe name."""
-    if value == SAMPLE:
-        return SAMPLE
-    name = re.sub(r"[^a-z0-9]+", "-", value.rstrip("/").split("/")[-1].lower())
-    return f"{name.strip('-')[:40]}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"
-
-
-def local_home() -> Path:
-    """The folder on this machine's own disk for what must not be shared."""
-    return Path.home() / ".doggos"
-
-
-def in_anyscale() -> bool:
-    """Whether this process runs on an Anyscale cluster."""
-    return bool(os.environ.get("ANYSCALE_CLUSTER_ID"))
 
 
 def _add_option(parser: Any, *names: str, **options: Any) -> Any:
@@ -313,38 +222,3 @@ def _warn_of_mistyped_variables(known: Iterable[str]) -> None:
 @functools.cache
 def _warn_once(warning: str) -> None:
     print(f"warning: {warning}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Set variables that the user has not set, for the length of a block."""
-    new = {k: v for k, v in variables.items() if k not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)
-
-
-def ray_address() -> str:
-    """The address in `RAY_ADDRESS`, or an empty string."""
-    return os.environ.get("RAY_ADDRESS", "")
-
-
-def token_source() -> str:
-    """Say whether Ray asks for a token, and where it takes it from, in its order."""
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
-        return "off (RAY_AUTH_MODE): whoever reaches the cluster's ports can use it"
-    named = [n for n in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if os.environ.get(n)]
-    source = (*named, Path.home() / ".ray" / "auth_token")[0]
-    return f"from {source}, where one is asked for"
-
-
-def telemetry() -> dict[str, str]:
-    """Return whether Ray, MLflow and Hugging Face may report usage: for workers."""
-    return {name: os.environ[name] for name in TELEMETRY_OFF}
-
-
-# Before those libraries are imported; what the user has set is left as it is.
-os.environ.update({k: v for k, v in TELEMETRY_OFF.items() if k not in os.environ})

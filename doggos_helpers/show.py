@@ -49,6 +49,15 @@ def thumbnail(settings: Settings, path: str) -> np.ndarray:
     return np.asarray(ImageOps.pad(image, (THUMBNAIL, THUMBNAIL), color="white"))
 
 
+def _grid(rows: int, columns: int) -> "tuple[Figure, np.ndarray]":
+    """Make a figure of places for thumbnails."""
+    figure = new_figure(1.6 * columns, 1.85 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axis in grid.ravel():
+        axis.axis("off")
+    return figure, grid
+
+
 def sheet(
     settings: Settings,
     paths: Sequence[str],
@@ -64,12 +73,8 @@ def sheet(
         columns: Images in a row.
     """
     titles = titles or [path.split("/")[-2] for path in paths]
-    rows = -(-len(paths) // columns)
-    figure = new_figure(1.6 * columns, 1.85 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, path, title in zip(axes, paths, titles, strict=False):
+    figure, grid = _grid(-(-len(paths) // columns), columns)
+    for axis, path, title in zip(grid.ravel(), paths, titles, strict=False):
         axis.imshow(thumbnail(settings, path))
         axis.set_title(title, fontsize=8)
     return figure
@@ -87,11 +92,8 @@ def strips(
         queries: Matches by query, which is written at the start of its row.
         images: The queries that are paths of the data set: they are drawn there.
     """
-    columns = 1 + max(len(matches) for matches in queries.values())
-    figure = new_figure(1.6 * columns, 1.85 * len(queries))
-    grid = figure.subplots(len(queries), columns, squeeze=False)
-    for axis in grid.ravel():
-        axis.axis("off")
+    most = max(len(matches) for matches in queries.values())
+    figure, grid = _grid(len(queries), 1 + most)
     for row, (query, matches) in zip(grid, queries.items(), strict=True):
         if query in images:
             row[0].imshow(thumbnail(settings, query))
@@ -147,21 +149,16 @@ def bars(values: Mapping[str, float], label: str) -> "Figure":
     return figure
 
 
-def latency_histogram(
-    reports: Mapping[str, Mapping[str, Any]], bins: int = 30
-) -> "Figure":
+def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Draw the latencies of load tests above each other, with their p50 and p95.
 
     Args:
         reports: From `loadtest.send_load`, by the title to give each.
-        bins: Bars over the range that all of them share.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 1.9 * len(reports)), layout="constrained")
+    figure = new_figure(7, 1.9 * len(reports))
     axes = figure.subplots(len(reports), 1, sharex=True, squeeze=False)[:, 0]
     longest = max(max(r["latencies_ms"], default=1.0) for r in reports.values())
-    edges = np.linspace(0, longest, bins + 1)
+    edges = np.linspace(0, longest, 31)  # shared by all
     for axis, (title, report) in zip(axes, reports.items(), strict=True):
         axis.hist(report["latencies_ms"], bins=edges, color="#4477aa")
         for name, style in (("p50", "-"), ("p95", "--")):
@@ -169,7 +166,7 @@ def latency_histogram(
             label = f"{name} {at:.0f} ms"
             axis.axvline(at, color="#cc3311", linestyle=style, label=label)
         axis.set_title(title, fontsize=9, loc="left")
-        axis.set_ylabel("replies")
+        axis.set(ylabel="replies")
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
         axis.spines[["top", "right"]].set_visible(False)
@@ -249,9 +246,8 @@ def confident_mistakes(
         figure = new_figure(6, 0.8)
         figure.text(0.5, 0.5, "No mistakes to show.", ha="center", va="center")
         return figure
-    columns = ("class", "predicted", "probability")
     titles = [
-        f"{actual}\nsaid {said}\n{probability:.2f}"
-        for actual, said, probability in zip(*(wrong[c] for c in columns), strict=True)
+        f"{row['class']}\nsaid {row['predicted']}\n{row['probability']:.2f}"
+        for row in wrong.to_dict("records")
     ]
     return sheet(settings, wrong["path"].tolist(), titles, columns=4)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from doggos_helpers.settings import Settings
+    from pyarrow.fs import FileSystem
+
+    from doggos_sample.job import Runner
 
 BREEDS: tuple[str, ...] = (
     "basset_hound",
@@ -41,34 +43,35 @@ def write_dataset(
     out: "Path | str",
     images_per_breed: int = 60,
     seed: int = 0,
-    workers: int = 0,
-    settings: "Settings | None" = None,
+    *,
+    filesystem: "FileSystem | None" = None,
+    run: "Runner | None" = None,
+    progress: bool = False,
 ) -> int:
     """Draw the data set as ``<out>/<split>/<breed>/<id>.jpg``.
 
     The table ``<out>/attributes.parquet`` comes last and says what each picture shows.
     Where the same data set is there already, nothing is drawn. A folder is complete or
-    not there at all; at a URI, repeating an interrupted call draws what is missing.
-    Several thousand pictures are drawn on Ray, fewer by processes of this machine.
+    not there at all; in a bucket, repeating an interrupted call draws what is missing.
 
     Args:
-        out: Folder or URI (``s3://...``); it must not hold anything else.
+        out: Folder, or base path in the file system; it must not hold anything else.
         images_per_breed: Pictures of each breed, over all splits.
         seed: The same seed draws the same pictures.
-        workers: Parts drawn at a time; 0 is one a core.
-        settings: For progress bars and for connecting to Ray; default: the user's.
+        filesystem: Of pyarrow; None: this machine's.
+        run: Draws parts in parallel, and yields the pictures of each as it is done;
+            None: a process for each core of this machine.
+        progress: Whether to draw a progress bar.
 
     Returns:
         The number of images.
 
     Raises:
-        SettingsError: A number is out of range, or ``out`` holds something else.
-        StorageError: It can't be written there.
-        ClusterError: No Ray answers where one is needed.
+        SampleError: A number is out of range, or ``out`` holds something else.
+        OSError: It can't be written there.
     """
-    from doggos_helpers.settings import Settings
     from doggos_sample.job import Job
     from doggos_sample.writer import write
 
-    job = Job(images_per_breed, seed, workers, settings or Settings.given())
-    return write(str(out), job).images
+    job = Job(images_per_breed, seed, run, progress)
+    return write(str(out), job, filesystem).images

@@ -1,29 +1,33 @@
 """What to draw: a data set as a job, and the parts that workers draw of it."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from doggos_helpers.data.files import open_root
-from doggos_helpers.errors import SettingsError
-from doggos_helpers.settings import Settings
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem
+
 from doggos_sample import BREEDS, VERSION
 from doggos_sample.dataset import draw
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 TABLE, UNFINISHED = "attributes.parquet", "_unfinished"
-MANY = 4_000
-"""Pictures from which on they are drawn on Ray: fewer are done before Ray is up."""
-
 MOST = 1_000_000
+
+
+class SampleError(ValueError):
+    """Something that a caller can mend: what is wrong, where, and the fix."""
+
+
+class PartsUnseen(SampleError):
+    """Workers wrote to a place that this process doesn't see."""
 
 
 @dataclass(frozen=True)
 class Part:
     """Some pictures of one breed."""
 
-    root: str
+    filesystem: FileSystem
+    base: str
     breed: str
     start: int
     stop: int
@@ -36,11 +40,7 @@ class Part:
 
     def draw(self) -> int:
         """Draw and write the pictures, then their attributes; return how many."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        filesystem, base = open_root(self.root)
-        rows = []
+        filesystem, base, rows = self.filesystem, self.base, []
         for index in range(self.start, self.stop):
             data, row = draw(self.breed, index, self.seed)
             with filesystem.open_output_stream(f"{base}/{row['path']}") as file:
@@ -51,13 +51,15 @@ class Part:
         return len(rows)
 
 
-def _typed(table: "pa.Table") -> "pa.Table":
+def _typed(table: pa.Table) -> pa.Table:
     """Give the column that is often all null its type."""
-    import pyarrow as pa
-
     at = table.schema.get_field_index("duplicate_of")
     column = table["duplicate_of"].cast(pa.string())
     return table.set_column(at, "duplicate_of", column)
+
+
+Runner = Callable[[Sequence[Part]], Iterator[int]]
+"""Draws parts in parallel, and yields the pictures of each as it is done."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +73,18 @@ class Written:
 
 @dataclass(frozen=True)
 class Job:
-    """A data set to draw: what, and how."""
+    """A data set to draw: what, by whom, and whether with a progress bar."""
 
     images_per_breed: int
     seed: int
-    workers: int
-    settings: Settings
+    run: Runner | None = None
+    progress: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
         if not 1 <= self.images_per_breed <= MOST:
             fix = f"Give 1 to {MOST:,}"
-            raise SettingsError(
-                "wrong images_per_breed", str(self.images_per_breed), fix
-            )
-        if self.workers < 0:
-            fix = "Give 0 (one a core) or more"
-            raise SettingsError("wrong workers", str(self.workers), fix)
+            raise SampleError("wrong images_per_breed", str(self.images_per_breed), fix)
 
     @property
     def plan(self) -> dict[str, str]:
@@ -100,13 +97,11 @@ class Job:
         """The number of images."""
         return self.images_per_breed * len(BREEDS)
 
-    def parts(self, root: str) -> list[Part]:
+    def parts(self, filesystem: FileSystem, base: str) -> list[Part]:
         """Cut the data set into parts, all breeds in turn."""
-        step = 20 if self.total < MANY else 100
+        step, each = (20 if self.total < 4_000 else 100), self.images_per_breed
         return [
-            Part(
-                root, breed, start, min(start + step, self.images_per_breed), self.seed
-            )
-            for start in range(0, self.images_per_breed, step)
+            Part(filesystem, base, breed, start, min(start + step, each), self.seed)
+            for start in range(0, each, step)
             for breed in BREEDS
         ]

@@ -9,68 +9,49 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from doggos_helpers.data.files import open_root
-from doggos_helpers.errors import DoggosError, SettingsError, StorageError, causes
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
 from doggos_sample import BREEDS
 from doggos_sample.dataset import SPLITS
-from doggos_sample.job import MANY, TABLE, UNFINISHED, Job, Part, Written
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow.fs import FileSystem
+from doggos_sample.job import (
+    TABLE,
+    UNFINISHED,
+    Job,
+    Part,
+    PartsUnseen,
+    SampleError,
+    Written,
+)
+from doggos_sample.workers import run_here
 
 PLAN = "plan.json"
 _BUCKETS = ("s3", "gcs", "abfs")  # they have no folders to make
 
 
-def write(out: str, job: Job) -> Written:
+def write(base: str, job: Job, filesystem: fs.FileSystem | None = None) -> Written:
     """Draw the data set; see `doggos_sample.write_dataset`."""
-    from pyarrow.fs import LocalFileSystem
-
-    filesystem, base = open_root(out)
-    local = isinstance(filesystem, LocalFileSystem)
-    root = str(Path(base).expanduser().resolve()) if local else out
-    with _explained(root):
-        if done := _finished(root, job):
-            return done
-        _refuse_taken(root, job)
-        try:
-            return _write_folder(Path(root), job) if local else _fill(root, job)
-        except (OSError, StorageError):  # or was another process faster?
-            if done := _finished(root, job):
-                return done
-            _refuse_taken(root, job)
-            raise
-
-
-@contextlib.contextmanager
-def _explained(root: str) -> Iterator[None]:
-    """Say which place can't be written, and why."""
+    place = filesystem or fs.LocalFileSystem()
+    local = isinstance(place, fs.LocalFileSystem)
+    base = str(Path(base).expanduser().resolve()) if local else base
+    if done := _finished(place, base, job):
+        return done
+    _refuse_taken(place, base, job)
     try:
-        yield
-    except DoggosError:
-        raise
-    except Exception as error:
-        for cause in causes(error):
-            if isinstance(cause, OSError):
-                why = cause.strerror or str(cause)
-                raise StorageError(
-                    f"can't write the sample ({why[:200].lower()})",
-                    root,
-                    "Check the address, its permissions and its space, or name another",
-                ) from error
+        return _write_folder(Path(base), job) if local else _fill(place, base, job)
+    except OSError:  # or was another process faster?
+        if done := _finished(place, base, job):
+            return done
+        _refuse_taken(place, base, job)
         raise
 
 
-def _finished(root: str, job: Job) -> Written | None:
+def _finished(filesystem: fs.FileSystem, base: str, job: Job) -> Written | None:
     """Return the data set that is there if it is complete and the one wanted."""
-    import pyarrow.parquet as pq
-
-    filesystem, base = open_root(root)
     if not filesystem.get_file_info(f"{base}/{TABLE}").is_file:
         return None
     with filesystem.open_input_file(f"{base}/{TABLE}") as file:
@@ -82,32 +63,25 @@ def _finished(root: str, job: Job) -> Written | None:
     return _written(table, 0)
 
 
-def _written(table: "pa.Table", drawn: int) -> Written:
-    import pyarrow.compute as pc
-
+def _written(table: pa.Table, drawn: int) -> Written:
     return Written(table.num_rows, pc.sum(table["bytes"]).as_py(), drawn)
 
 
-def _clear(filesystem: "FileSystem", base: str) -> None:
-    from pyarrow import fs
-
+def _clear(filesystem: fs.FileSystem, base: str) -> None:
     left = fs.FileSelector(f"{base}/{UNFINISHED}", allow_not_found=True)
     with contextlib.suppress(OSError):  # some may write to a bucket, but not delete
         if filesystem.get_file_info(left):
             filesystem.delete_dir(f"{base}/{UNFINISHED}")
 
 
-def _refuse_taken(root: str, job: Job) -> None:
+def _refuse_taken(filesystem: fs.FileSystem, base: str, job: Job) -> None:
     """Let nothing but the same run, unfinished, be there.
 
     Raises:
-        SettingsError: Something else is.
+        SampleError: Something else is.
     """
-    from pyarrow import fs
-
-    filesystem, base = open_root(root)
     if filesystem.get_file_info(base).is_file:
-        raise SettingsError("a file is there", root, "Name a folder")
+        raise SampleError("a file is there", base, "Name a folder")
     found = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
     # Some object stores list a folder itself, as an empty file.
     if not [i for i in found if i.path.rstrip("/") != base]:
@@ -115,13 +89,13 @@ def _refuse_taken(root: str, job: Job) -> None:
     plan = f"{base}/{UNFINISHED}/{PLAN}"
     if not filesystem.get_file_info(plan).is_file:
         fix = "Remove them or name another place"
-        raise SettingsError("other files are there already", root, fix)
+        raise SampleError("other files are there already", base, fix)
     with filesystem.open_input_file(plan) as file:
         before = json.loads(file.read())
     if before != job.plan:
         said = ", ".join(f"{k} {v}" for k, v in before.items())
         fix = "Repeat that one, remove its files, or name another place"
-        raise SettingsError(f"an unfinished other run is there ({said})", root, fix)
+        raise SampleError(f"an unfinished other run is there ({said})", base, fix)
 
 
 def _write_folder(out: Path, job: Job) -> Written:
@@ -129,7 +103,7 @@ def _write_folder(out: Path, job: Job) -> Written:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        written = _fill(str(temporary), job)
+        written = _fill(fs.LocalFileSystem(), str(temporary), job)
         temporary.chmod(0o755)
         temporary.rename(out)  # an empty folder is replaced
     except BaseException:
@@ -138,24 +112,20 @@ def _write_folder(out: Path, job: Job) -> Written:
     return written
 
 
-def _fill(root: str, job: Job) -> Written:
+def _fill(filesystem: fs.FileSystem, base: str, job: Job) -> Written:
     """Draw what is missing of a data set, then write its table."""
-    import pyarrow.parquet as pq
     from tqdm import tqdm
 
-    from doggos_sample.workers import run
-
-    filesystem, base = open_root(root)
     _make_folders(filesystem, base)
     with filesystem.open_output_stream(f"{base}/{UNFINISHED}/{PLAN}") as file:
         file.write(json.dumps(job.plan).encode())
-    parts = job.parts(root)
+    parts = job.parts(filesystem, base)
     done = _tables(filesystem, base)
     missing = [part for part in parts if part.table not in done]
     todo = sum(part.stop - part.start for part in missing)
-    quiet = not job.settings.shows_progress
+    quiet = not job.progress
     with tqdm(desc="drawing", total=todo, unit=" images", disable=quiet) as bar:
-        for count in run(missing, job, on_ray=todo >= MANY):
+        for count in (job.run or run_here)(missing):
             bar.update(count)
     table = _gather(filesystem, base, parts).replace_schema_metadata(job.plan)
     pq.write_table(table, f"{base}/{TABLE}", filesystem=filesystem)
@@ -163,7 +133,7 @@ def _fill(root: str, job: Job) -> Written:
     return _written(table, todo)
 
 
-def _make_folders(filesystem: "FileSystem", base: str) -> None:
+def _make_folders(filesystem: fs.FileSystem, base: str) -> None:
     if filesystem.type_name in _BUCKETS:
         return
     for split in SPLITS:
@@ -172,26 +142,21 @@ def _make_folders(filesystem: "FileSystem", base: str) -> None:
     filesystem.create_dir(f"{base}/{UNFINISHED}", recursive=True)
 
 
-def _tables(filesystem: "FileSystem", base: str) -> set[str]:
+def _tables(filesystem: fs.FileSystem, base: str) -> set[str]:
     """Name the parts that are drawn."""
-    from pyarrow import fs
-
     found = filesystem.get_file_info(fs.FileSelector(f"{base}/{UNFINISHED}"))
     return {info.base_name for info in found if info.extension == "parquet"}
 
 
-def _gather(filesystem: "FileSystem", base: str, parts: list[Part]) -> "pa.Table":
+def _gather(filesystem: fs.FileSystem, base: str, parts: list[Part]) -> pa.Table:
     """Join the tables of all parts, in path order.
 
     Raises:
-        StorageError: Workers wrote to a place that this process doesn't see.
+        PartsUnseen: Workers wrote to a place that this process doesn't see.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     unseen = {part.table for part in parts} - _tables(filesystem, base)
     if unseen:
-        raise StorageError(
+        raise PartsUnseen(
             f"{len(unseen)} of {len(parts)} parts were drawn but are not there",
             base,
             "Name a folder that all nodes share, or a URI",

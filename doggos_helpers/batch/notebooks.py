@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from doggos_helpers.environment import environment
 from doggos_helpers.errors import DoggosError, SettingsError
 from doggos_helpers.serve.service import free_port
-from doggos_helpers.settings import LOCAL, Settings, environment, suggestion
+from doggos_helpers.settings import LOCAL, Settings, suggestion
 
 SERIES = Path(__file__).resolve().parents[2] / "notebooks"
 

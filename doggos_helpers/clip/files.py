@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from doggos_helpers.errors import ModelError
-from doggos_helpers.settings import SAMPLE
+from doggos_helpers.places import SAMPLE
 
 FIX = (
     "Set DOGGOS_MODEL to sample, a hub id that this machine can reach, or a folder"

@@ -18,8 +18,9 @@ from doggos_helpers.artefacts import check_storage
 from doggos_helpers.cluster.kernel import let_go_after_interrupts
 from doggos_helpers.cluster.nodes import growth_limits, live_nodes, remembered_address
 from doggos_helpers.cluster.plan import Node, WorkerPlan, plan_workers
+from doggos_helpers.environment import environment, ray_address, telemetry
 from doggos_helpers.errors import ClusterError
-from doggos_helpers.settings import LOCAL, Settings, environment, ray_address, telemetry
+from doggos_helpers.settings import LOCAL, Settings
 
 ANSWER_S = 10
 STARTED_HERE = "doggos-started-here"  # the namespace tells it whenever one connects

@@ -24,9 +24,11 @@ from doggos_helpers.cluster.connect import connect, disconnect
 from doggos_helpers.cluster.nodes import node_name
 from doggos_helpers.cluster.plan import GIB, Node
 from doggos_helpers.data.manifest import build_manifest
+from doggos_helpers.environment import token_source
 from doggos_helpers.errors import DoggosError
+from doggos_helpers.places import SAMPLE
 from doggos_helpers.serve.service import check_port
-from doggos_helpers.settings import SAMPLE, Settings, token_source
+from doggos_helpers.settings import Settings
 from doggos_helpers.train.tracking import open_tracking
 
 LEAST_FREE = 1 * GIB

@@ -200,19 +200,19 @@ def _on_gpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
 
 def _on_cpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
     dtype = settings.dtype or "float32"
-    cpus = min(_actor_cpus(n.cpus) for n in nodes)
+    cpus = min(
+        _quarter(_actor_share(n.cpus) / max(1, n.cpus // CPUS_PER_ACTOR)) for n in nodes
+    )
     actors = [max(1, int(_actor_share(n.cpus) / cpus)) for n in nodes]
     threads = max(1, min(int(n.cpus) // a for n, a in zip(nodes, actors, strict=True)))
     embed = StagePlan(sum(actors), max(actors), cpus, 0, threads, 32, dtype)
 
-    train_per_node = math.ceil(CPU_TRAIN_WORKERS / len(nodes))
-    smallest = min(n.cpus for n in nodes)
-    train_cpus = _quarter(min(1.0, smallest / 2 / train_per_node))
-    train = StagePlan(
-        CPU_TRAIN_WORKERS, train_per_node, train_cpus, 0, 1, 32, "float32"
-    )
-    serve_cpus = _quarter(min(1.0, smallest / 2))
-    serve = StagePlan(len(nodes), 1, serve_cpus, 0, threads, 8, dtype)
+    count, smallest = CPU_TRAIN_WORKERS, min(n.cpus for n in nodes)
+    each = math.ceil(count / len(nodes))
+    cpus = _quarter(min(1.0, smallest / 2 / each))
+    train = StagePlan(count, each, cpus, 0, 1, 32, "float32")
+    cpus = _quarter(min(1.0, smallest / 2))
+    serve = StagePlan(len(nodes), 1, cpus, 0, threads, 8, dtype)
     return _overridden(settings, embed, train, serve)
 
 
@@ -243,11 +243,6 @@ def _overridden(
 def _actor_share(cpus: float) -> float:
     """CPUs of a node that embedding may hold; the rest decodes and writes."""
     return cpus / 2 if cpus < CPUS_PER_ACTOR else cpus * 3 / 4
-
-
-def _actor_cpus(cpus: float) -> float:
-    actors = max(1, int(cpus // CPUS_PER_ACTOR))
-    return _quarter(_actor_share(cpus) / actors)
 
 
 def _quarter(cpus: float) -> float:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from doggos_helpers.data.files import LAYOUT, list_files, open_root
 from doggos_helpers.errors import DataError
-from doggos_helpers.settings import SAMPLE, Settings
+from doggos_helpers.places import SAMPLE
+from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +62,9 @@ def build_manifest(settings: Settings) -> Manifest:
 
     root = settings.dataset_root
     if settings.dataset == SAMPLE and not Path(root).is_dir():
-        from doggos_sample import write_dataset
+        from doggos_helpers.data.sample import draw_sample
 
-        write_dataset(Path(root))
+        draw_sample(root, progress=settings.shows_progress)
     files = list_files(root)
     images = [(p, s) for p, s in files if p.rpartition(".")[2].lower() in EXTENSIONS]
     rows = []

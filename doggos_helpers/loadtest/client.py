@@ -75,17 +75,13 @@ async def send_load(
         started = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(concurrency)))
         seconds = time.perf_counter() - started
-    succeeded = len(latencies)
+    good = len(latencies)
     return {
         "concurrency": concurrency,
         "seconds": round(seconds, 3),
-        "throughput": round(succeeded / seconds, 2),
+        "throughput": round(good / seconds, 2),
         "latency_ms": _summary(latencies),
-        "counts": {
-            "requests": requests,
-            "succeeded": succeeded,
-            "failed": requests - succeeded,
-        },
+        "counts": {"requests": requests, "succeeded": good, "failed": requests - good},
         "statuses": dict(sorted(statuses.items())),
         "nodes": dict(sorted(nodes.items())),
         "latencies_ms": [round(ms, 2) for ms in latencies],

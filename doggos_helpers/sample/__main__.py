@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from doggos_helpers.data.sample import draw_sample
 from doggos_helpers.errors import SettingsError, run_command, without_secrets
+from doggos_helpers.sample.on_ray import runner
 from doggos_helpers.settings import Settings
 from doggos_sample import VERSION
-from doggos_sample.job import MOST, Job
-from doggos_sample.writer import write
+from doggos_sample.job import MOST
 
 
 class SampleSettings(Settings):
@@ -27,9 +28,14 @@ def main(arguments: Sequence[str]) -> int:
     if not settings.out:
         fix = "Name a folder or a URI, such as --out dogs or --out s3://bucket/dogs"
         raise SettingsError("no place to write to", "--out", fix)
-    job = Job(settings.images_per_breed, settings.seed, settings.workers, settings)
     start = time.monotonic()
-    written = write(settings.out, job)
+    written = draw_sample(
+        settings.out,
+        settings.images_per_breed,
+        settings.seed,
+        settings.shows_progress,
+        runner(settings, settings.workers),
+    )
     seconds = time.monotonic() - start
     rate = f"{written.drawn:,} images in {seconds:.1f} s"
     rate += f" ({written.drawn / seconds:.0f} a second)"

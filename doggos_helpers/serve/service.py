@@ -116,7 +116,8 @@ def _run(app: serve.Application, settings: Settings) -> None:
 
     `serve.run` alone would wait for ever for a replica that finds no room.
     """
-    name, deadline = settings.app_name, time.monotonic() + settings.wait_for_cluster_s
+    name, patience = settings.app_name, max(60, settings.wait_for_cluster_s)
+    deadline = time.monotonic() + patience
     target = serve.RunTarget(app, name=name, route_prefix="/")
     try:
         serve.run_many([target], wait_for_applications_running=False)
@@ -124,15 +125,15 @@ def _run(app: serve.Application, settings: Settings) -> None:
         fix = "Delete that app (serve shutdown), or update it (DOGGOS_APP_NAME)"
         raise ServiceError(str(getattr(error, "cause", error)), name, fix) from error
     while (status := serve.status().applications[name]).status != "RUNNING":
-        states = [f"{n}: {d.message}" for n, d in status.deployments.items()]
+        said = {n: d.message for n, d in status.deployments.items() if d.message}
         if status.status == "DEPLOY_FAILED":
             # What a replica raised is the last paragraph, after its traceback.
-            reason = re.split(r"\n(?=\S)", "\n".join(filter(None, states)))[-1]
+            reason = re.split(r"\n(?=\S)", "\n".join(said.values()).strip())[-1]
             fix = "Mend what it names; the Ray dashboard has the whole log"
-            raise ServiceError("the app did not start", reason.strip()[:300], fix)
+            raise ServiceError("the app did not start", reason[:300], fix)
         if time.monotonic() > deadline:
             fix = "Free CPUs (`ray status`), or raise wait_for_cluster_s"
-            raise ServiceError("the app waits for room", "; ".join(states)[:300], fix)
+            raise ServiceError("the app waits for room", str(said)[:300], fix)
         time.sleep(0.2)
 
 

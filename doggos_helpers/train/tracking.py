@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train import UserCallback
 
+from doggos_helpers.environment import environment
 from doggos_helpers.errors import StorageError
-from doggos_helpers.settings import Settings, environment
+from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

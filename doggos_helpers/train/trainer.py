@@ -16,8 +16,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.embed.table import EMBEDDING, Embeddings
+from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
-from doggos_helpers.settings import environment
 from doggos_helpers.train.loop import LABEL, train_loop
 from doggos_helpers.train.tracking import EpochLogger
 

@@ -7,15 +7,18 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from doggos_helpers.data.sample import draw_sample
 from doggos_helpers.errors import StorageError
-from doggos_sample import BREEDS, workers, write_dataset, writer
+from doggos_helpers.sample import on_ray
+from doggos_sample import BREEDS, write_dataset
 
 
 @pytest.fixture
-def few_are_many(monkeypatch):
+def runner(cluster, monkeypatch):
     """Use Ray from the first picture on, and only Ray."""
-    monkeypatch.setattr(writer, "MANY", 1)
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(on_ray, "MANY", 1)
+    monkeypatch.setattr(on_ray, "run_here", None)
+    return on_ray.runner(cluster[0])
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -26,14 +29,12 @@ def digests(out: Path) -> dict[str, str]:
     }
 
 
-def test_ray_draws_the_same_pictures(cluster, tmp_path, few_are_many, monkeypatch):
-    settings = cluster[0]
-    out = tmp_path / "on_ray"
-    assert write_dataset(out, 2, seed=6, settings=settings) == 2 * len(BREEDS)
+def test_ray_draws_the_same_pictures(tmp_path, runner):
+    written = draw_sample(str(tmp_path / "on_ray"), 2, seed=6, run=runner)
+    assert written.images == written.drawn == 2 * len(BREEDS)
     assert ray.is_initialized()  # it was before, so it stays
-    monkeypatch.undo()
-    write_dataset(tmp_path / "here", 2, seed=6, workers=1)
-    assert digests(out) == digests(tmp_path / "here")
+    assert write_dataset(tmp_path / "here", 2, seed=6) == 2 * len(BREEDS)
+    assert digests(tmp_path / "on_ray") == digests(tmp_path / "here")
     tables = [
         pq.read_table(tmp_path / n / "attributes.parquet") for n in ("on_ray", "here")
     ]
@@ -41,9 +42,9 @@ def test_ray_draws_the_same_pictures(cluster, tmp_path, few_are_many, monkeypatc
     assert sorted(p.name for p in tmp_path.iterdir()) == ["here", "on_ray"]
 
 
-def test_what_a_task_can_not_write_is_named(cluster, tmp_path, few_are_many):
+def test_what_a_task_can_not_write_is_named(runner):
     # No folder of workers: the parts go to a file system of each process's own.
     place = "memory://unshared/dogs"
     with pytest.raises(StorageError, match="parts were drawn but are not there") as e:
-        write_dataset(place, 1, settings=cluster[0])
+        draw_sample(place, 1, run=runner)
     assert "that all nodes share" in str(e.value)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from doggos_helpers.environment import local_home
 from doggos_helpers.errors import SettingsError
-from doggos_helpers.settings import Settings, local_home
+from doggos_helpers.settings import Settings
 
 
 def test_passed_value_beats_environment_beats_default(monkeypatch):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -16,15 +17,23 @@ from PIL import Image
 
 from doggos_helpers.data.files import list_files
 from doggos_helpers.data.images import upright
+from doggos_helpers.data.sample import draw_sample
 from doggos_helpers.errors import DataError, SettingsError, StorageError
 from doggos_helpers.sample.__main__ import main
-from doggos_sample import BREEDS, dataset, job, picture, write_dataset
+from doggos_sample import BREEDS, dataset, job, picture
 from doggos_sample.breeds import TABLE
 from doggos_sample.picture import random_framing, render
 from doggos_sample.traits import ATTRIBUTES, of_breed
+from doggos_sample.workers import run_here
 
 ROOT = Path(__file__).parents[2]
 PER_BREED = 7
+
+
+def write_dataset(out, images_per_breed, seed=0, workers=0):
+    """Draw the sample as the command does; one worker is this process itself."""
+    run = partial(run_here, workers=workers)
+    return draw_sample(str(out), images_per_breed, seed, run=run).images
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +223,7 @@ def test_the_loser_of_two_different_calls_says_so(tmp_path, monkeypatch):
 def test_two_processes_that_start_together_both_succeed(tmp_path):
     code = (
         "import sys; from doggos_sample import write_dataset;"
-        "print(write_dataset(sys.argv[1], 1, workers=1))"
+        "print(write_dataset(sys.argv[1], 1))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
