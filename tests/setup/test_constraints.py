@@ -24,7 +24,7 @@ def allows(pin: Requirement, version: str) -> bool:
     except PackageNotFoundError:
         return True
     described = pin.specifier.contains(about["Version"], prereleases=True)
-    return not described or version in SpecifierSet(about["Requires-Python"] or "")
+    return not described or version in SpecifierSet(about.get("Requires-Python") or "")
 
 
 @pytest.mark.parametrize("version", PYTHONS)
