@@ -151,7 +151,7 @@ def _check_answers(address: str) -> None:
         raise TimeoutError("what listens there is no Ray, or hangs") from None
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or ["its health check failed"])[-1]
-        raise OSError(said.partition(". ")[0])
+        raise OSError(said.partition(". ")[0].rpartition(": ")[2])
 
 
 def shipped() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ray.train import UserCallback
 
 from doggos_helpers.environment import environment
-from doggos_helpers.errors import StorageError
+from doggos_helpers.errors import StorageError, causes
 from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        *_, first = causes(error)  # below what requests, urllib3 and MLflow say of it
         raise StorageError(
-            f"MLflow can't be used ({str(error).splitlines()[0][:200]})",
+            f"MLflow can't be used ({str(first).splitlines()[0][:200]})",
             uri,
             "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI): what it"
             " names may be away, held by another program, or of another MLflow (run"

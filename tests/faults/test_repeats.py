@@ -46,9 +46,9 @@ EMBEDDING = next(path for path in NOTEBOOKS if path.stem == "03_embedding")
 LONG_CELLS = {
     "01_local_run": ("embedded.to_pandas()", ""),
     "02_cluster_connection": ("ray.get(references)", ""),
-    "03_embedding": ("embed(settings, cluster)", "*/embeddings/pending/**/*.parquet"),
+    "03_embedding": ("embed(inputs, cluster)", "*/embeddings/pending/**/*.parquet"),
     "04_training": ("fit(trainer)", "*/training/runs/*/checkpoint_*"),
-    "05_evaluation": ("evaluate(settings, cluster)", ""),
+    "05_evaluation": ("evaluate(check(settings), cluster)", ""),
     "06_serving": ("start(settings, cluster)", ""),
 }
 MISSING = {"04": "03_embedding", "05": "04_training", "06": "03_embedding"}
