@@ -47,7 +47,7 @@ LONG_CELLS = {
     "01_local_run": ("embedded.to_pandas()", ""),
     "02_cluster_connection": ("ray.get(references)", ""),
     "03_embedding": ("embed(inputs, cluster)", "*/embeddings/pending/**/*.parquet"),
-    "04_training": ("fit(trainer)", "*/training/runs/*/checkpoint_*"),
+    "04_training": ("fit(build_trainer(", "*/training/runs/*/checkpoint_*"),
     "05_evaluation": ("evaluate(check(settings), cluster)", ""),
     "06_serving": ("start(settings, cluster)", ""),
 }
