@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def connect(settings: Settings) -> Cluster:
         # Ray's C++ core reports as errors what a user can do nothing about; and Ray
         # refuses what a job has set as well.
         quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
-        with environment(**quiet):
+        with environment(**quiet), _no_stderr():
             _join_or_start(settings)
     check_storage(settings)
     nodes, grow_to = live_nodes(), growth_limits(settings)
@@ -99,6 +100,23 @@ def connected(settings: Settings) -> Iterator[Cluster]:
 def disconnect() -> None:
     """Leave the cluster; end it if `connect` started it. Harmless if called twice."""
     ray.shutdown()
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Keep what is below Python from printing to standard error for a block.
+
+    Ray 2.60.0 announces its log level there at each start, as it does an address that
+    doesn't answer; what goes wrong is raised as well.
+    """
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _join_or_start(settings: Settings) -> None:
