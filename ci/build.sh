@@ -45,6 +45,16 @@ find_target() { # sets python and prefix, the folder of the environment
     prefix="$("$python" -c 'import sys; print(sys.prefix)')"
   fi
 }
+plain() { [ "$(printf %q "$1")" = "$1" ]; }
+rename_python() { # Ray 2.60 gives its path to a shell as it is (RuntimeEnvContext.exec_worker)
+  local link
+  link="${XDG_CACHE_HOME:-$HOME/.cache}/doggos/python-$(cksum <<<"$prefix" | cut -d' ' -f1)"
+  if plain "$link" && mkdir -p "${link%/*}" && ln -sfn "$prefix" "$link"; then
+    python="$link/bin/python"
+  else
+    echo "Ray can't train with a Python in $prefix: move it to a path without spaces." >&2
+  fi
+}
 make_venv() {
   local base bases=("$PYTHON")
   [ -n "$PYTHON" ] || bases=(python3.11 python3.12 python3.13 python3)
@@ -61,6 +71,7 @@ add_pip() { # where Python can't by itself, another pip can
 find_target
 runs "$python" || make_venv
 supported "$python" || fail "$python is $("$python" -V 2>&1), and 3.11 to 3.13 is needed: activate an environment that has it, or name one with PYTHON=/path/to/python3.11."
+plain "$prefix" || rename_python
 mkdir -p build
 echo "$python" >build/.python
 stamp="$prefix/.doggos-installed"
