@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import httpx
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
 
-from doggos_helpers.cluster.connect import Cluster
+from doggos_helpers.cluster.connect import STARTED_HERE, Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ServiceError
@@ -140,12 +141,16 @@ def _run(app: serve.Application, settings: Settings) -> None:
 def _started_serve() -> bool:
     """Tell whether Serve was started over this connection to Ray.
 
-    A Ray without a dashboard doesn't tell: its Serve is left running.
+    On a Ray that `connect` started, it was. Else Ray's dashboard is asked; where there
+    is none, Serve is left running.
     """
-    with contextlib.suppress(RayStateApiException, ValueError):
+    context = ray.get_runtime_context()
+    if context.namespace == STARTED_HERE:
+        return True
+    with contextlib.suppress(RayError, RayStateApiException, ValueError):
         serves = list_actors(filters=[("class_name", "=", "ServeController")])
         jobs = {actor.job_id for actor in serves if actor.state == "ALIVE"}
-        return ray.get_runtime_context().get_job_id() in jobs
+        return context.get_job_id() in jobs
     return False
 
 
