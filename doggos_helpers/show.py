@@ -230,18 +230,15 @@ def confusion_matrix(
     return figure
 
 
-def confident_mistakes(
-    settings: Settings, predictions: Any, count: int = 12
-) -> "Figure":
-    """Draw the wrongly classified images with the highest probabilities.
+def confident_mistakes(settings: Settings, predictions: pd.DataFrame) -> "Figure":
+    """Draw the twelve wrongly classified images with the highest probabilities.
 
     Args:
         settings: For the data set.
         predictions: The data frame of `read_predictions`.
-        count: How many at most.
     """
     wrong = predictions[predictions["class"] != predictions["predicted"]]
-    wrong = wrong.sort_values("probability", ascending=False).head(count)
+    wrong = wrong.sort_values("probability", ascending=False).head(12)
     if wrong.empty:
         figure = new_figure(6, 0.8)
         figure.text(0.5, 0.5, "No mistakes to show.", ha="center", va="center")
