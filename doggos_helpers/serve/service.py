@@ -22,6 +22,7 @@ from ray.util.state.exception import RayStateApiException
 from doggos_helpers.cluster.connect import STARTED_HERE, Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.embed.table import read_embeddings
+from doggos_helpers.environment import environment
 from doggos_helpers.errors import ServiceError
 from doggos_helpers.serve.application import application, beside, check_artefacts
 from doggos_helpers.serve.deployments import IMAGES
@@ -147,7 +148,9 @@ def _started_serve() -> bool:
     context = ray.get_runtime_context()
     if context.namespace == STARTED_HERE:
         return True
-    with contextlib.suppress(RayError, RayStateApiException, ValueError):
+    # Else RAY_ADDRESS, or whichever Ray started last on this machine, would be asked.
+    here = environment(RAY_API_SERVER_ADDRESS=context.gcs_address)
+    with contextlib.suppress(RayError, RayStateApiException, ValueError), here:
         serves = list_actors(filters=[("class_name", "=", "ServeController")])
         jobs = {actor.job_id for actor in serves if actor.state == "ALIVE"}
         return context.get_job_id() in jobs
