@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,16 @@ def _hub_folder(model: str, revision: str) -> Path:
     raise ModelError(what, model, fix)
 
 
-@functools.cache
 def hub_problem() -> str:
-    """Ask the hub for a sign of life, once; return why there is none.
+    """Ask the hub for a sign of life, once a minute; return why there is none.
 
     Where none comes, its client would wait for minutes.
     """
+    return _hub_problem(int(time.time() // 60))
+
+
+@functools.lru_cache(maxsize=1)
+def _hub_problem(minute: int) -> str:
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
