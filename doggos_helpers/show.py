@@ -3,6 +3,7 @@
 import inspect
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def sheet(
         titles: One an image; by default its class.
         columns: Images in a row.
     """
-    titles = titles or [path.split("/")[-2] for path in paths]
+    titles = titles or [Path(path).parent.name for path in paths]
     figure, grid = _grid(-(-len(paths) // columns), columns)
     for axis, path, title in zip(grid.ravel(), paths, titles, strict=False):
         axis.imshow(thumbnail(settings, path))
@@ -97,7 +98,7 @@ def strips(
     for row, (query, matches) in zip(grid, queries.items(), strict=True):
         if query in images:
             row[0].imshow(thumbnail(settings, query))
-            row[0].set_title(f"query: {query.split('/')[-2]}", fontsize=8)
+            row[0].set_title(f"query: {Path(query).parent.name}", fontsize=8)
         else:
             text = textwrap.fill(f"“{query}”", 16)
             row[0].text(0.5, 0.5, text, ha="center", va="center", fontsize=10)

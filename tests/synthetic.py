@@ -44,12 +44,13 @@ def write_embeddings(
             "class": pa.array(names),
             "split": pa.array(splits),
             "size": pa.array([1] * len(paths)),
+            "modified": pa.array([1] * len(paths)),
             "digest": pa.array([f"{i:032x}" for i in range(len(paths))]),
             "embedding": pa.array(vectors, pa.list_(pa.float32())),
             "reason": pa.array(reasons, pa.string()),
         }
     ).sort_by("path")
-    folder = settings.embeddings_dir / "table"
+    folder = settings.embeddings_dir / "table" / "00000"
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "embeddings.parquet")
     counts = {"manifest": len(paths), "embedded": len(good), "errors": bad}

@@ -125,7 +125,7 @@ def _dataset(settings: Settings) -> str:
     if settings.dataset == SAMPLE and not Path(settings.dataset_root).is_dir():
         return "the sample, which the first use draws"
     manifest = build_manifest(settings)
-    counts = f"{manifest.table.num_rows} images, {len(manifest.classes)} classes"
+    counts = f"{manifest.rows} images, {len(manifest.classes)} classes"
     return f"{settings.dataset_root}: {counts}"
 
 

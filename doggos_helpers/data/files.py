@@ -1,13 +1,18 @@
 """Files of data sets: opening a folder or URI, listing it, reading one."""
 
+import contextlib
 import functools
 import os
 import posixpath
 import socket
 import stat
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from urllib.parse import parse_qs, urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from doggos_helpers.data.images import BadImage
@@ -16,6 +21,9 @@ from doggos_helpers.errors import DataError
 LAYOUT = "<split>/<class>/<image>, with the splits train, val and test"
 # A bucket that can't be reached is an error after these seconds, not after minutes.
 CONNECT_S, REQUEST_S, ATTEMPTS = 5, 30, 2
+LISTING_THREADS = 16
+LISTED = pa.schema({"path": "string", "size": "int64", "modified": "int64"})
+File = tuple[str, int, int]
 
 
 @functools.lru_cache(maxsize=8)
@@ -100,11 +108,14 @@ _BUCKET_FIX = (
 )
 
 
-def list_files(root: str) -> list[tuple[str, int]]:
-    """List all files below a folder or URI as (relative path, size in bytes).
+def list_files(root: str) -> Iterator[pa.Table]:
+    """List all files below a folder or URI: one table a folder, as they are found.
 
     Symbolic links are followed, a folder is listed once. A link that leads nowhere
     counts as a file of size 0, so that it gets its reason.
+
+    Yields:
+        The columns path (relative to the root), size (bytes) and modified (ns).
 
     Raises:
         DataError: It doesn't exist, is a file, or can't be listed.
@@ -122,42 +133,58 @@ def list_files(root: str) -> list[tuple[str, int]]:
             raise DataError(
                 "the data set is a file, not a folder", root, f"Lay it out as {LAYOUT}"
             )
-        if "://" not in root:
-            return list(_walk(root))
-        found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+        listed = _list_bucket(filesystem, base) if "://" in root else _walk(root)
+        for rows in listed:
+            columns = zip(*rows, strict=True) if rows else ([], [], [])
+            yield pa.table(dict(zip(LISTED.names, columns, strict=True)), LISTED)
     except OSError as error:
         fix = _BUCKET_FIX if "://" in root else "Check its permissions"
         why = error.strerror if error.filename else str(error)
         where = str(error.filename or root)
         raise DataError(f"can't list the data set ({why})", where, fix) from error
-    return [
-        (posixpath.relpath(info.path, base), info.size)
-        for info in found
-        if info.type == fs.FileType.File
-    ]
 
 
-def _walk(root: str) -> Iterator[tuple[str, int]]:
-    """Yield the files of a folder; pyarrow would follow a link loop 40 times."""
+def _list_bucket(filesystem: fs.FileSystem, base: str) -> Iterator[list[File]]:
+    """Yield the files of each folder, of several folders at a time."""
+    with ThreadPoolExecutor(LISTING_THREADS) as pool:
+        asked = {pool.submit(filesystem.get_file_info, fs.FileSelector(base))}
+        while asked:
+            done, asked = wait(asked, return_when=FIRST_COMPLETED)
+            for infos in (future.result() for future in done):
+                folders = [i.path for i in infos if i.type == fs.FileType.Directory]
+                for folder in folders:
+                    selector = fs.FileSelector(folder)
+                    asked.add(pool.submit(filesystem.get_file_info, selector))
+                yield [
+                    (posixpath.relpath(i.path, base), i.size, i.mtime_ns or 0)
+                    for i in infos
+                    if i.type == fs.FileType.File
+                ]
+
+
+def _walk(root: str) -> Iterator[list[File]]:
+    """Yield the files of each folder; pyarrow would follow a link loop 40 times."""
     seen: set[tuple[int, int]] = set()
     folders = [root]
     while folders:
         folder = folders.pop()
-        info = os.stat(folder)
+        info, files = os.stat(folder), []
         if (info.st_dev, info.st_ino) in seen:
             continue
         seen.add((info.st_dev, info.st_ino))
         with os.scandir(folder) as entries:
             for entry in entries:
+                path = os.path.relpath(entry.path, root)
                 try:
                     info = entry.stat()
                 except OSError:  # a link that leads nowhere, or in a circle
-                    yield os.path.relpath(entry.path, root), 0
+                    files.append((path, 0, 0))
                     continue
                 if stat.S_ISDIR(info.st_mode):
                     folders.append(entry.path)
                 elif stat.S_ISREG(info.st_mode):
-                    yield os.path.relpath(entry.path, root), info.st_size
+                    files.append((path, info.st_size, info.st_mtime_ns))
+        yield files
 
 
 def read_bytes(root: str, path: str) -> bytes:
@@ -169,11 +196,34 @@ def read_bytes(root: str, path: str) -> bytes:
 
     Raises:
         BadImage: It can't be read; the reason says why.
+        DataError: The store doesn't answer, after retries.
     """
-    filesystem, base = open_root(root)
+    own = "://" in path or path.startswith("/")  # as a manifest of the user's may say
     try:
-        with filesystem.open_input_file(f"{base}/{path}") as file:
+        filesystem, base = open_root(posixpath.dirname(path) if own else root)
+        name = posixpath.basename(path) if own else path
+        with filesystem.open_input_file(f"{base}/{name}") as file:
             return file.read()
     except OSError as error:
         why = os.strerror(error.errno).lower() if error.errno else str(error)
+        if "://" in root and not isinstance(error, FileNotFoundError):
+            what = f"the store of the images fails ({why[:200]})"
+            fix = "Run the same command again when it answers: what is done is kept"
+            raise DataError(what, path, fix) from error
         raise BadImage(f"unreadable: {why}") from error
+
+
+def write_parquet(table: pa.Table, folder: str, name: str) -> None:
+    """Write a Parquet file into a folder or URI, whole or not at all."""
+    filesystem, base = open_root(folder)
+    filesystem.create_dir(base, recursive=True)
+    if not isinstance(filesystem, fs.LocalFileSystem):  # there a file appears whole
+        pq.write_table(table, f"{base}/{name}", filesystem=filesystem)
+        return
+    draft = f"{base}/.{name}.{uuid.uuid4().hex}"
+    try:
+        pq.write_table(table, draft)
+        os.replace(draft, f"{base}/{name}")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)

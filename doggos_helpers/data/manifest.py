@@ -1,19 +1,29 @@
-"""Data sets: the manifest of a folder or bucket of images."""
+"""Data sets: the manifest of a folder, a bucket, or a table of images."""
 
-import hashlib
-import logging
 import posixpath
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow import fs
 
-from doggos_helpers.data.files import LAYOUT, list_files, open_root
+from doggos_helpers.data.files import LAYOUT, list_files, open_root, write_parquet
+from doggos_helpers.data.listing import (
+    FOLDERED,
+    LABELLED,
+    PATH,
+    Listing,
+    given_rows,
+    has_splits,
+    hashes,
+)
 from doggos_helpers.errors import DataError
 from doggos_helpers.places import SAMPLE
 from doggos_helpers.settings import Settings
@@ -22,109 +32,132 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-PATH = "path"
-CLASS = "class"
-SPLIT = "split"
-SIZE = "size"
-SPLITS = ("train", "val", "test")
-EXTENSIONS = frozenset("jpg jpeg png webp gif bmp tif tiff avif heic heif jp2".split())
 ATTRIBUTES = "attributes.parquet"
+PART_ROWS = 500_000
+"""Rows of a part of the manifest: what one process reads at a time."""
+PARTS_AT_A_TIME = 8  # are held in memory as they are divided
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All images of a data set: one row an image, in path order.
+    """All images of a data set, as Parquet files: one row an image.
 
-    `table` has the columns path (relative to the data set), class, split and size
-    (bytes). `ignored` counts the files that aren't images in class folders.
+    The columns are path (relative to the data set), class and split (empty where the
+    folders don't say), size (bytes) and modified (ns). A path's hash says in which of
+    the parts it is, and stays in while the data set changes.
     """
 
     root: str
-    table: pa.Table
-    classes: tuple[str, ...]
+    folder: str
+    parts: int
+    labels: Mapping[tuple[str, str], int] = field(repr=False)
     ignored: int
+    fingerprint: str
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of all paths and sizes."""
-        columns = (self.table[PATH].to_pylist(), self.table[SIZE].to_pylist())
-        lines = (f"{path}\0{size}\n" for path, size in zip(*columns, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    def rows(self) -> int:
+        """How many images there are."""
+        return sum(self.labels.values())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, sorted; empty where there are no labels."""
+        return tuple(sorted({name for _, name in self.labels} - {""}))
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows in path order: for data sets that fit into memory."""
+        parts = [read_part(self.folder, part) for part in range(self.parts)]
+        return pa.concat_tables(parts).sort_by(PATH)
 
 
-def build_manifest(settings: Settings) -> Manifest:
-    """List the data set of the settings; draw the sample first if it isn't there.
+def part_file(part: int) -> str:
+    """Name the file of a part."""
+    return f"part-{part:05}.parquet"
+
+
+def read_part(folder: str, part: int) -> pa.Table:
+    """Read one part of a manifest.
 
     Raises:
-        DataError: The folder or URI can't be listed, or isn't laid out as expected.
+        DataError: A path is there twice.
     """
-    import pandas as pd
+    filesystem, base = open_root(folder)
+    rows = pq.read_table(f"{base}/{part_file(part)}", filesystem=filesystem)
+    counts = rows[PATH].value_counts()
+    if len(counts) < len(rows):
+        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"]
+        what = "a path is in the manifest twice"
+        raise DataError(what, str(twice), "Keep one row a path")
+    return rows
 
+
+def part_of(paths: pa.ChunkedArray, parts: int) -> pa.Array:
+    """Return the number of the part of each path, int64 [n]."""
+    return pa.array((hashes(pa.table({PATH: paths})) % parts).astype("int64"))
+
+
+def build_manifest(settings: Settings, parts: int = 0) -> Manifest:
+    """List the data set of the settings; draw the sample first if it isn't there.
+
+    Where it has the folders train, val or test, it is <split>/<class>/<image>; else
+    every image counts, and its folder is its class. A data set may also be a Parquet
+    file that lists them: path, and, if you like, class, split, size and modified.
+
+    Args:
+        settings: For the data set, and the storage that takes the manifest.
+        parts: Of how many parts it is; 0: one for half a million images.
+
+    Raises:
+        DataError: It can't be listed, or there are no images.
+    """
     root = settings.dataset_root
     if settings.dataset == SAMPLE and not Path(root).is_dir():
         from doggos_helpers.data.sample import draw_sample
 
         draw_sample(root, progress=settings.shows_progress)
-    files = list_files(root)
-    images = [(p, s) for p, s in files if p.rpartition(".")[2].lower() in EXTENSIONS]
-    rows = []
-    for path, size in sorted(images):
-        split, _, name = posixpath.dirname(path).partition("/")
-        if split in SPLITS and name and "/" not in name:
-            rows.append((path, name, split, size))
-    frame = pd.DataFrame(rows, columns=[PATH, CLASS, SPLIT, SIZE])
-    ignored = len(files) - len(frame)
-    _check_layout(root, frame, ignored)
-    if outside := sorted({path for path, _ in images} - set(frame[PATH])):
-        logging.getLogger(__name__).warning(
-            "%d images in %s lie outside <split>/<class>/ and are left out, such as %s",
-            *(len(outside), root, outside[0]),
-        )
-    if settings.images_per_class:
-        place = frame.groupby([CLASS, SPLIT]).cumcount()
-        frame = frame[place < settings.images_per_class]
-    text = dict.fromkeys((PATH, CLASS, SPLIT), "string")
-    schema = pa.schema(text | {SIZE: "int64"})
-    table = pa.Table.from_pandas(frame, schema, preserve_index=False)
-    return Manifest(root, table, tuple(sorted(frame[CLASS].unique())), ignored)
+    with tempfile.TemporaryDirectory(prefix="doggos-") as name:
+        draft = Path(name, "draft.parquet")
+        if root.endswith(".parquet"):
+            found = Listing(settings.images_per_class)
+            found.write(given_rows(root), draft)
+            root = posixpath.dirname(root)
+        else:
+            pattern = LABELLED if has_splits(root) else FOLDERED
+            found = Listing(settings.images_per_class, pattern)
+            found.write(list_files(root), draft)
+            if found.outside and not found.labels:
+                found = Listing(settings.images_per_class, FOLDERED)
+                found.write(list_files(root), draft)
+        if not found.labels:
+            fix = f"Lay the images out as {LAYOUT}"
+            raise DataError(f"no images found ({found.ignored} other files)", root, fix)
+        found.warn(root)
+        parts = parts or -(-sum(found.labels.values()) // PART_ROWS)
+        name = f"{found.digest & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+        folder = f"{settings.artefacts}/manifest/{name}-{parts}"
+        _publish(draft, folder, parts)
+    return Manifest(root, folder, parts, found.labels, found.ignored, name)
 
 
-def _check_layout(root: str, frame: "pd.DataFrame", ignored: int) -> None:
-    """Say what the layout lacks for training a classifier."""
-    fix = f"Lay the images out as {LAYOUT}"
-    if frame.empty:
-        raise DataError(f"no images found ({ignored} other files)", root, fix)
-    _check_spelling(frame[CLASS].unique(), root)
-    classes = {s: set(frame[CLASS][frame[SPLIT] == s]) for s in SPLITS}
-    for split, names in classes.items():
-        if not names:
-            raise DataError(f"the split {split} has no images", root, fix)
-        if unknown := sorted(names - classes["train"]):
-            raise DataError(
-                f"classes in {split} that train lacks: {', '.join(unknown)}", root, fix
-            )
-        if lacking := sorted(classes["train"] - names):
-            logging.getLogger(__name__).warning(
-                "The split %s of %s has no images of: %s",
-                *(split, root, ", ".join(lacking)),
-            )
-    if len(classes["train"]) < 2:
-        raise DataError("a classifier needs at least two classes", root, fix)
-
-
-def _check_spelling(classes: Iterable[str], root: str) -> None:
-    """Refuse classes that look the same: they were meant to be one."""
-    alike = defaultdict(set)
-    for name in classes:
-        alike[unicodedata.normalize("NFKC", name).casefold()].add(name)
-    for names in alike.values():
-        if len(names) > 1:
-            spelt = ", ".join(ascii(name) for name in sorted(names))
-            raise DataError(
-                f"classes that differ only in case or Unicode form: {spelt}",
-                root,
-                "Give their folders one name",
-            )
+def _publish(draft: Path, folder: str, parts: int) -> None:
+    """Divide the rows over the parts, unless they are there already."""
+    filesystem, base = open_root(folder)
+    done = f"{base}/_SUCCESS"
+    if filesystem.get_file_info(done).type == fs.FileType.File:
+        return
+    listed = ds.dataset(draft)
+    for first in range(0, parts, PARTS_AT_A_TIME):
+        some = range(first, min(first + PARTS_AT_A_TIME, parts))
+        pieces: dict[int, list[pa.Table]] = {part: [] for part in some}
+        for batch in listed.to_batches():
+            rows = pa.Table.from_batches([batch])
+            where = part_of(rows[PATH], parts)
+            for part, kept in pieces.items():
+                kept.append(rows.filter(pc.equal(where, part)))
+        for part, kept in pieces.items():
+            write_parquet(pa.concat_tables(kept), folder, part_file(part))
+    filesystem.open_output_stream(done).close()
 
 
 def read_attributes(settings: Settings) -> "pd.DataFrame":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from doggos_helpers.cluster.connect import connected
 from doggos_helpers.embed.stage import check, embed
-from doggos_helpers.embed.table import PART, TABLE
+from doggos_helpers.embed.table import table_folder
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"  {count} x {reason}")
     if copies := counts["in_several_splits"]:
         print(f"{copies} files have a copy of the same bytes in another split")
-    print(f"{settings.embeddings_dir / TABLE / PART} ({run['seconds']} s)")
+    print(f"{table_folder(settings)} ({run['seconds']} s)")
     return 0
 
 

@@ -10,10 +10,12 @@ import pyarrow as pa
 import ray
 
 from doggos_helpers.cluster.nodes import NODE, this_node
-from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.cluster.plan import StagePlan, WorkerPlan
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, Preprocessing, decode
-from doggos_helpers.data.manifest import CLASS, PATH, SIZE, SPLIT
+from doggos_helpers.data.listing import PATH, SCHEMA
+from doggos_helpers.data.manifest import Manifest
+from doggos_helpers.embed.sink import unfinished_rows
 from doggos_helpers.embed.table import DIGEST, EMBEDDING, REASON
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
@@ -23,9 +25,22 @@ if TYPE_CHECKING:
 
 
 PIXELS = "pixels"
-BLOCKS, MAX_BLOCK_ROWS = 8, 512  # of a worker; of each
+BLOCKS, MAX_BLOCK_ROWS = 8, 4096  # of a worker; of each
 SURE_ROWS = 64  # after so many a worker knows whether most images are bad
 DIGEST_BYTES = 16
+
+
+def read_unfinished(
+    batch: dict[str, np.ndarray], manifest: Manifest, folder: str
+) -> pa.Table:
+    """Read the rows that the table lacks of one part. Runs in Ray Data tasks.
+
+    Args:
+        batch: With `id`, the number of the part, one row.
+        manifest: Of the images.
+        folder: Of the table.
+    """
+    return unfinished_rows(manifest, folder, int(batch["id"][0]))
 
 
 def read_and_decode(
@@ -92,7 +107,8 @@ class Embedder:
             vectors[~bad] = self.encoder.encode_images(batch[PIXELS][~bad])
         # Not a fixed-size list: Parquet can't read one back that holds nulls.
         lists = [None if b else v for v, b in zip(vectors, bad, strict=True)]
-        columns = {name: batch[name] for name in (PATH, CLASS, SPLIT, SIZE, DIGEST)}
+        columns = {f.name: pa.array(batch[f.name], f.type) for f in SCHEMA}
+        columns[DIGEST] = pa.array(batch[DIGEST], pa.string())
         columns[EMBEDDING] = pa.array(lists, pa.list_(pa.float32()))
         columns[REASON] = pa.array([r or None for r in batch[REASON]], pa.string())
         return pa.table(columns | {NODE: [self.node] * len(bad)})
@@ -118,28 +134,33 @@ def check_bad_share(rows: int, reasons: Counter[str], most: float) -> None:
 
 
 def build_pipeline(
-    rows: pa.Table, root: str, settings: Settings, plan: WorkerPlan
+    manifest: Manifest, folder: str, settings: Settings, plan: WorkerPlan
 ) -> "Dataset":
     """Build the lazy pipeline: manifest rows to pixels to embeddings.
 
     Args:
-        rows: Manifest rows.
-        root: The data set's folder or URI.
+        manifest: Of the images.
+        folder: Of the table; the rows that it has are left out.
         settings: For the model.
         plan: Workers, batch size and the CPUs of the small tasks.
     """
     from doggos_helpers.clip.encoder import load_preprocessing
 
     stage = plan.embed
-    batches = math.ceil(rows.num_rows / (stage.workers * BLOCKS * stage.batch_size))
-    size = min(MAX_BLOCK_ROWS, batches * stage.batch_size)
-    tables = [rows.slice(i, size) for i in range(0, rows.num_rows, size)]
+    parts = ray.data.range(manifest.parts, override_num_blocks=manifest.parts)
+    read: Any = read_unfinished
+    rows = parts.map_batches(
+        read,
+        fn_kwargs={"manifest": manifest, "folder": folder},
+        batch_size=1,
+        num_cpus=plan.task_cpus,
+    ).repartition(target_num_rows_per_block=block_rows(manifest.rows, stage))
     kwargs = {
-        "root": root,
+        "root": manifest.root,
         "preprocessing": load_preprocessing(settings.model, settings.model_revision),
     }
     decode_rows: Any = read_and_decode  # Ray's types know no arguments beside the batch
-    pixels = ray.data.from_arrow(tables).map_batches(
+    pixels = rows.map_batches(
         decode_rows,
         fn_kwargs=kwargs,
         batch_size=stage.batch_size,
@@ -155,3 +176,9 @@ def build_pipeline(
         memory=stage.memory or None,
         accelerator_type=plan.accelerator_type or None,
     )
+
+
+def block_rows(rows: int, stage: StagePlan) -> int:
+    """Return how many rows make a block: what is lost when a process is killed."""
+    batches = math.ceil(rows / (stage.workers * BLOCKS * stage.batch_size))
+    return max(1, min(MAX_BLOCK_ROWS // stage.batch_size, batches)) * stage.batch_size

@@ -1,11 +1,12 @@
 """Embedding as a stage: check its inputs, run the pipeline, record what came out."""
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
+import ray
 
 from doggos_helpers.artefacts import alone, check_storage, write_run, writing
 from doggos_helpers.clip.files import model_fingerprint
@@ -13,17 +14,17 @@ from doggos_helpers.clip.model import check_model
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.manifest import Manifest, build_manifest
-from doggos_helpers.embed.pipeline import build_pipeline, check_bad_share
-from doggos_helpers.embed.table import (
-    PENDING,
-    REASON,
-    commit,
+from doggos_helpers.embed.pipeline import block_rows, build_pipeline, check_bad_share
+from doggos_helpers.embed.sink import (
+    Settled,
+    TableSink,
     forget_other_encoder,
     in_several_splits,
-    read_record,
-    unfinished_rows,
+    parts_of,
+    settle,
 )
-from doggos_helpers.errors import unwrapped
+from doggos_helpers.embed.table import LAYOUT, read_record, table_folder
+from doggos_helpers.errors import StorageError, unwrapped
 from doggos_helpers.settings import Settings
 
 
@@ -43,7 +44,7 @@ def check(settings: Settings) -> EmbedInputs:
         StorageError, DataError, ModelError: See their messages.
     """
     check_storage(settings)
-    manifest = build_manifest(settings)
+    manifest = build_manifest(settings, parts_of(settings.embeddings_dir))
     check_model(settings)
     model = model_fingerprint(settings.model, settings.model_revision)
     return EmbedInputs(settings, manifest, model)
@@ -54,7 +55,7 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
 
     Writes `embeddings_dir`/table, one row a manifest path with either `embedding` or
     `reason` null, and run.json. An interrupted run is continued by the next one;
-    images that changed, and bad ones, are tried again.
+    images that changed are embedded again, those that are gone are dropped.
 
     Returns:
         The run record; `counts` holds manifest, embedded and errors.
@@ -63,38 +64,67 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
         DataError, ModelError, ClusterError, StorageError: See their messages.
     """
     started, settings, manifest = time.time(), inputs.settings, inputs.manifest
-    folder, plan = settings.embeddings_dir, cluster.plan
-    encoder = {"model": inputs.model, "dtype": plan.embed.dtype}
-    with alone(settings, "embed"), writing(folder, "the embeddings"), unwrapped():
-        forget_other_encoder(folder, encoder)
-        rows = unfinished_rows(folder, manifest)
-        if rows.num_rows:
+    plan, folder = cluster.plan, table_folder(settings)
+    made = {"model": inputs.model, "dtype": plan.embed.dtype}
+    encoder = made | {"layout": LAYOUT, "parts": manifest.parts}
+    root = settings.embeddings_dir
+    with alone(settings, "embed"), writing(root, "the embeddings"), unwrapped():
+        forget_other_encoder(root, encoder)
+        settled = settle_parts(manifest, folder, unread=False)
+        sink = TableSink(folder, manifest.parts, block_rows(manifest.rows, plan.embed))
+        if settled.rows < manifest.rows:
             wait_for(plan.embed, cluster, settings)
-            build_pipeline(rows, manifest.root, settings, plan).write_parquet(
-                str(folder / PENDING), ray_remote_args={"num_cpus": plan.task_cpus}
+            build_pipeline(manifest, folder, settings, plan).write_datasink(
+                sink, ray_remote_args={"num_cpus": plan.task_cpus}
             )
-        elif (folder / "run.json").is_file():
+            settled = settle_parts(manifest, folder)
+        elif (root / "run.json").is_file():
             before = read_record(settings)
             if before["fingerprint"] == manifest.fingerprint:
                 return before
-        table, nodes = commit(folder, manifest)
-        made = {"nodes": nodes, "encoder": encoder}
-        return _record(inputs, table, rows.num_rows, started, **made)
+        if settled.rows < manifest.rows:
+            raise StorageError(
+                f"{settled.rows} of {manifest.rows} rows were stored",
+                folder,
+                "Run the same command again: it computes the missing rows",
+            )
+        return _record(inputs, settled, sink.written, started, encoder)
+
+
+def settle_parts(manifest: Manifest, folder: str, unread: bool = True) -> Settled:
+    """Settle all parts, as tasks on the cluster, and add up what they have."""
+    task = ray.remote(num_cpus=0)(settle)
+    parts = [
+        task.remote(manifest, folder, part, unread) for part in range(manifest.parts)
+    ]
+    total = Settled(0, Counter(), Counter(), {})
+    for one in ray.get(parts):
+        total.rows += one.rows
+        total.reasons += one.reasons
+        total.nodes += one.nodes
+        for file, why in one.damaged.items():
+            message = "The rows of %s are computed again: %s"
+            logging.getLogger(__name__).warning(message, file, why)
+    return total
 
 
 def _record(
-    inputs: EmbedInputs, table: pa.Table, computed: int, started: float, **made: Any
+    inputs: EmbedInputs,
+    settled: Settled,
+    computed: int,
+    started: float,
+    encoder: dict[str, Any],
 ) -> dict[str, Any]:
     """Write run.json; only then complain where most images are bad."""
     settings, manifest = inputs.settings, inputs.manifest
-    reasons = Counter(r for r in table[REASON].to_pylist() if r)
+    errors = settled.reasons.total()
     counts = {
-        "manifest": manifest.table.num_rows,
-        "embedded": table[REASON].null_count,
-        "errors": reasons.total(),
+        "manifest": manifest.rows,
+        "embedded": settled.rows - errors,
+        "errors": errors,
         "computed": computed,
         "ignored_files": manifest.ignored,
-        "in_several_splits": in_several_splits(table),
+        "in_several_splits": in_several_splits(table_folder(settings), settled.rows),
     }
     run = write_run(
         settings.embeddings_dir,
@@ -104,8 +134,9 @@ def _record(
         fingerprint=manifest.fingerprint,
         counts=counts,
         classes=list(manifest.classes),
-        reasons=dict(reasons.most_common()),
-        **made,
+        reasons=dict(settled.reasons.most_common()),
+        nodes=dict(sorted(settled.nodes.items())),
+        encoder=encoder,
     )
-    check_bad_share(table.num_rows, reasons, settings.max_bad_share)
+    check_bad_share(settled.rows, settled.reasons, settings.max_bad_share)
     return run

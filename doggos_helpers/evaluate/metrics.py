@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from doggos_helpers.data.manifest import CLASS, PATH
+from doggos_helpers.data.listing import CLASS, PATH
 from doggos_helpers.errors import DataError
 from doggos_helpers.evaluate.prediction import PREDICTED
 

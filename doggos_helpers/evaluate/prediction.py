@@ -13,7 +13,7 @@ import ray
 from doggos_helpers.artefacts import missing, replacing, writing
 from doggos_helpers.cluster.nodes import NODE, this_node
 from doggos_helpers.cluster.plan import WorkerPlan
-from doggos_helpers.data.manifest import CLASS, PATH
+from doggos_helpers.data.listing import CLASS, PATH
 from doggos_helpers.embed.table import EMBEDDING, Embeddings
 from doggos_helpers.errors import unwrapped
 from doggos_helpers.settings import Settings

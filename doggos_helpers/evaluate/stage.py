@@ -12,7 +12,7 @@ from doggos_helpers.artefacts import write_json, write_run
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.nodes import NODE
 from doggos_helpers.cluster.waiting import wait_for
-from doggos_helpers.data.manifest import CLASS, PATH
+from doggos_helpers.data.listing import CLASS, PATH
 from doggos_helpers.embed.table import Embeddings, read_embeddings, read_record
 from doggos_helpers.errors import DataError
 from doggos_helpers.evaluate import prediction

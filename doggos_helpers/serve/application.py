@@ -8,7 +8,7 @@ from ray import serve
 
 from doggos_helpers.cluster.connect import connect
 from doggos_helpers.cluster.plan import StagePlan, WorkerPlan
-from doggos_helpers.embed.table import embeddings_file, read_record
+from doggos_helpers.embed.table import find_table, read_record
 from doggos_helpers.errors import ModelError
 from doggos_helpers.serve.deployments import (
     ONGOING_REQUESTS,
@@ -98,7 +98,7 @@ def check_artefacts(settings: Settings) -> Path:
     from doggos_helpers.train.classifier import check_fits
     from doggos_helpers.train.registry import champion
 
-    file, embedded = embeddings_file(settings), read_record(settings)
+    file, embedded = find_table(settings), read_record(settings)
     given = settings.champion if isinstance(settings, ServeSettings) else ""
     folder = Path(given) if given else champion(settings).folder
     now = model_fingerprint(settings.model, settings.model_revision)

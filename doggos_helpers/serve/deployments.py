@@ -19,8 +19,8 @@ from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, Preprocessing, decode
-from doggos_helpers.data.manifest import PATH
-from doggos_helpers.embed.table import embeddings_file, read_embeddings, read_record
+from doggos_helpers.data.listing import PATH
+from doggos_helpers.embed.table import find_table, read_embeddings, read_record
 from doggos_helpers.search.index import SearchIndex
 from doggos_helpers.serve.fetch import FetchError, fetch_image
 from doggos_helpers.settings import Settings
@@ -149,7 +149,7 @@ class Ingress:
         if settings.serves_images:
             import pyarrow.parquet as pq
 
-            table = pq.read_table(embeddings_file(settings), columns=[PATH])
+            table = pq.read_table(find_table(settings), columns=[PATH])
             self.paths = frozenset(table[PATH].to_pylist())
 
     def __serve_build_asgi_app__(self) -> Any:

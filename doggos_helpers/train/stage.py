@@ -11,7 +11,8 @@ from doggos_helpers.artefacts import write_run
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.cluster.waiting import wait_for
-from doggos_helpers.data.manifest import SPLITS
+from doggos_helpers.data.files import LAYOUT
+from doggos_helpers.data.listing import labels_problem
 from doggos_helpers.embed.table import Embeddings, read_embeddings, read_record
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
@@ -38,17 +39,15 @@ def check(settings: Settings) -> TrainInputs:
 
     Raises:
         StorageError: There are no embeddings, or MLflow can't be used.
-        DataError: There are fewer than two classes, or a split has no rows.
+        DataError: The images have no labels, or not those that training needs.
     """
     embeddings = read_embeddings(settings)
-    classes = sorted(set(embeddings.classes.tolist()))
-    empty = [s for s in SPLITS if not np.any(embeddings.splits == s)]
-    if len(classes) < 2 or empty:
-        raise DataError(
-            f"no embeddings in {', '.join(empty)}" if empty else "fewer than 2 classes",
-            f"{len(embeddings)} embeddings of {len(classes)} classes",
-            "Put images into <split>/<class>/ and run notebook 03_embedding again",
-        )
+    embeddings = embeddings.select(embeddings.classes != "")
+    labels = set(zip(embeddings.splits, embeddings.classes, strict=True))
+    if problem := labels_problem(labels):
+        fix = f"Lay the images out as {LAYOUT}, and run notebook 03_embedding again"
+        raise DataError(f"can't train: {problem}", settings.dataset_root, fix)
+    classes = sorted({name for _, name in labels})
     open_tracking(settings.tracking)
     return TrainInputs(settings, embeddings, classes, read_record(settings))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from doggos_helpers.data.manifest import SPLITS
+from doggos_helpers.data.listing import SPLITS
 from tests.faults.case import Case, Outcome, Place
 from tools.local_cluster import free_ports
 
@@ -58,6 +58,21 @@ def changed(change: Callable[[Path], object]) -> Callable[[Place], list[str]]:
     return provoke
 
 
+def untrainable(
+    change: Callable[[Path], object] = lambda root: None, **layout: Sequence[str]
+) -> Callable[[Place], list[str]]:
+    """Return a `provoke` that trains on the embeddings of a spoilt data set."""
+
+    def provoke(place: Place) -> list[str]:
+        from tests.faults.storage import embedded  # which lays its data sets out here
+
+        root = dogs(place.folder / "dogs", **layout)
+        change(root)
+        return ["train", f"--dataset={embedded(place, root).dataset}"]
+
+    return provoke
+
+
 def _file(place: Place) -> list[str]:
     file = place.folder / "dogs.zip"
     file.write_bytes(b"PK")
@@ -77,11 +92,11 @@ def _unlistable(root: Path) -> None:
     (root / "train").symlink_to(root / "train")
 
 
-def _flat(root: Path) -> list[str]:
-    for split in SPLITS[:2]:
+def _flat(root: Path) -> None:
+    for split in SPLITS:
+        shutil.rmtree(root / split)
         (root / split).mkdir()
         (root / split / "dog.jpg").write_bytes(jpeg())
-    return embed(root)
 
 
 def _spell_twice(root: Path) -> None:
@@ -91,6 +106,11 @@ def _spell_twice(root: Path) -> None:
 
 def _nothing_was_made(place: Place, outcome: Outcome) -> None:
     assert not list(place.storage.rglob("*.parquet"))
+    assert outcome.seconds < 3, f"{outcome.seconds:.1f} s before Ray starts"
+
+
+def _nothing_trained(place: Place, outcome: Outcome) -> None:
+    assert not list(place.storage.rglob("training"))
     assert outcome.seconds < 3, f"{outcome.seconds:.1f} s before Ray starts"
 
 
@@ -155,73 +175,74 @@ CASES = (
     Case(
         AREA,
         "has no class folders",
-        lambda place: _flat(place.folder),
+        untrainable(_flat),
         3,
-        "no images found (2 other files): ",
-        "The images lie in the split folders themselves, or in no split at all.",
+        "can't train: the images have no classes and splits: ",
+        "The images lie in the split folders themselves, or in no split at all: they"
+        " can be embedded and searched, and not trained on.",
         LAY_OUT,
-        after=_nothing_was_made,
+        after=_nothing_trained,
     ),
     Case(
         AREA,
         "has one class only",
-        lambda place: embed(dogs(place.folder / "d", classes=["corgi"])),
+        untrainable(classes=["corgi"]),
         3,
         "a classifier needs at least two classes: ",
         "There is one folder of images in each split.",
         LAY_OUT,
-        after=_nothing_was_made,
+        after=_nothing_trained,
     ),
     Case(
         AREA,
         "lacks a split",
-        changed(lambda root: shutil.rmtree(root / "val")),
+        untrainable(lambda root: shutil.rmtree(root / "val")),
         3,
         "the split val has no images: ",
         "A split's folder is missing or empty, or has another name.",
         LAY_OUT,
-        after=_nothing_was_made,
+        after=_nothing_trained,
     ),
     Case(
         AREA,
         "has a class that train lacks",
-        changed(lambda root: shutil.rmtree(root / "train" / "corgi")),
+        untrainable(lambda root: shutil.rmtree(root / "train" / "corgi")),
         3,
         "classes in val that train lacks: corgi: ",
         "Nothing could be learnt about that class.",
         LAY_OUT,
-        after=_nothing_was_made,
+        after=_nothing_trained,
     ),
     Case(
         AREA,
         "class names differ in case",
-        changed(lambda root: (root / "test/corgi").rename(root / "test/Corgi")),
+        untrainable(lambda root: (root / "test/corgi").rename(root / "test/Corgi")),
         3,
         "classes that differ only in case or Unicode form: 'Corgi', 'corgi': ",
         "Two spellings of one class would be two classes.",
-        "Give their folders one name",
-        after=_nothing_was_made,
+        LAY_OUT,
+        after=_nothing_trained,
     ),
     Case(
         AREA,
         "class names differ in Unicode form",
-        changed(_spell_twice),
+        untrainable(_spell_twice),
         3,
         r"Unicode form: 'e\u0301pagneul', '\xe9pagneul': ",
         "An accent is one character in one name and two in the other, as macOS"
         " and archives write them.",
-        "Give their folders one name",
-        after=_nothing_was_made,
+        LAY_OUT,
+        after=_nothing_trained,
     ),
     Case(
         AREA,
         "can't be listed",
-        changed(_unlistable),
+        untrainable(_unlistable),
         3,
         "the split train has no images: ",
         "A split's folder is a symbolic link in a circle.",
         LAY_OUT,
-        after=_nothing_was_made,
+        after=_nothing_trained,
     ),
     Case(
         AREA,

@@ -17,7 +17,7 @@ import pytest
 from doggos_helpers.artefacts import write_json, write_run
 from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.embed.table import DIGEST, embeddings_file
+from doggos_helpers.embed.table import DIGEST, LAYOUT, find_table
 from doggos_helpers.settings import Settings
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.datasets import EACH, counted, dogs, embed
@@ -35,12 +35,12 @@ with alone(Settings(dataset=sys.argv[1]), "embed"):
 """
 
 
-def embedded(place: Place) -> Settings:
+def embedded(place: Place, root: Path | None = None) -> Settings:
     """Lay out dogs and a table of their embeddings, as a finished `embed` leaves it."""
-    root = dogs(place.folder / "dogs")
+    root = root or dogs(place.folder / "dogs")
     settings = Settings(dataset=str(root), storage=str(place.storage))
     manifest = build_manifest(settings)
-    count = manifest.table.num_rows
+    count = manifest.rows
     vectors = np.random.default_rng(0).normal(size=(count, 128)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     table = manifest.table
@@ -49,9 +49,11 @@ def embedded(place: Place) -> Settings:
     table = table.append_column("embedding", lists)
     table = table.append_column("reason", pa.nulls(count, pa.string()))
     folder = settings.embeddings_dir
-    (folder / "table").mkdir(parents=True)
-    pq.write_table(table, folder / "table" / "embeddings.parquet")
-    encoder = {"model": model_fingerprint("sample"), "dtype": "float32"}
+    table = table.append_column("node", pa.array(["somewhere"] * count))
+    (folder / "table" / "00000").mkdir(parents=True)
+    pq.write_table(table, folder / "table" / "00000" / "embeddings.parquet")
+    model = model_fingerprint("sample")
+    encoder = {"model": model, "dtype": "float32", "layout": LAYOUT, "parts": 1}
     write_json(folder / "encoder.json", encoder)
     counts = {"manifest": count, "embedded": count, "errors": 0, "computed": count}
     write_run(
@@ -71,7 +73,7 @@ def embedded(place: Place) -> Settings:
 
 def _truncated(place: Place) -> Settings:
     settings = embedded(place)
-    file = embeddings_file(settings)
+    file = Path(find_table(settings), "00000", "embeddings.parquet")
     file.write_bytes(file.read_bytes()[:-100])
     return settings
 
@@ -96,7 +98,7 @@ def _record_edited(place: Place) -> Sequence[str]:
 
 def _older(place: Place) -> Sequence[str]:
     settings = embedded(place)
-    file = embeddings_file(settings)
+    file = Path(find_table(settings), "00000", "embeddings.parquet")
     pq.write_table(pq.read_table(file).drop_columns([DIGEST]), file)
     return embed(settings.dataset)
 
@@ -137,7 +139,7 @@ def _full(place: Place) -> Sequence[str]:
 
 
 def _unmount(place: Place, outcome: Outcome) -> None:
-    made = [str(p) for p in place.storage.rglob("embeddings.parquet")]
+    made = [str(p) for p in place.storage.rglob("table/**/*.parquet")]
     subprocess.run(["umount", str(place.storage)], check=True)
     assert not made, "a table that a later run would take for whole"
 
@@ -163,7 +165,7 @@ def _mostly_bad(place: Place) -> Sequence[str]:
 
 
 def _no_table(place: Place, outcome: Outcome) -> None:
-    assert not list(place.storage.rglob("embeddings.parquet"))
+    assert not list(place.storage.rglob("table/**/*.parquet"))
 
 
 def _in_time(place: Place, outcome: Outcome) -> None:
@@ -219,7 +221,7 @@ CASES = (
         5,
         "can't read the embeddings (",
         "Somebody copied or edited the Parquet file, or the disk lost a part of it.",
-        "Delete this file and run notebook 03_embedding again",
+        "Run notebook 03_embedding again: it computes what can't be read",
         after=_in_time,
     ),
     Case(

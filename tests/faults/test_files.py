@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.embed.table import find_table
 from doggos_helpers.settings import Settings
 from tests.faults.commands import in_its_own
 from tests.faults.datasets import dogs
@@ -32,7 +32,7 @@ def outcome(tmp_path_factory, cluster_variables):
     options = {"DOGGOS_DATASET": str(root), "DOGGOS_STORAGE": settings.storage}
     done = in_its_own(["embed"], {**cluster_variables, **options})
     assert done.code == 0, done.err
-    table = pq.read_table(embeddings_file(settings)).to_pandas()
+    table = pq.read_table(find_table(settings)).to_pandas()
     return done, table.assign(name=table.path.str.split("/").str[2]), settings
 
 
@@ -75,7 +75,7 @@ def test_a_second_run_tries_the_bad_files_alone(outcome, cluster_variables):
     options = {"DOGGOS_DATASET": settings.dataset, "DOGGOS_STORAGE": settings.storage}
     again = in_its_own(["embed"], {**cluster_variables, **options})
     assert again.code == 0, again.err
-    stored = pq.read_table(embeddings_file(settings)).to_pandas()
+    stored = pq.read_table(find_table(settings)).to_pandas()
     assert stored.path.tolist() == table.path.tolist()
     kept = stored.reason.isna()
     assert np.array_equal(
@@ -95,7 +95,7 @@ from doggos_helpers.data.images import BadImage
 from doggos_helpers.data.files import list_files
 from doggos_helpers.data.files import read_bytes
 root = {str(root)!r}
-print(len(list_files(root)))
+print(sum(len(table) for table in list_files(root)))
 for name in ({UNREADABLE!r}, "vanished.jpg"):
     try:
         read_bytes(root, "train/beagle/" + name)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from doggos_helpers.artefacts import read_json
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.embed.table import stored_rows
+from doggos_helpers.embed.table import table_folder
 from doggos_helpers.evaluate.prediction import read_predictions
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.registry import versions
@@ -122,22 +122,20 @@ def test_embed_goes_on_where_it_was_interrupted(place: Place) -> None:
     options = (f"--dataset={data}", "--embed-batch-size=4")
     folder = settings.embeddings_dir
     with running(place, "embed", *options) as command:
-        command.wait_for(lambda: list(folder.glob("pending/**/*.parquet")))
+        command.wait_for(lambda: list(folder.glob("table/*/*.parquet")))
         assert command.interrupt() == 130
         assert command.said().rstrip().endswith(GO_ON)
-    assert not (folder / "run.json").exists() and not list(folder.glob("table/*"))
+    assert not (folder / "run.json").exists()
     manifest = build_manifest(settings)
-    stored = stored_rows(folder, manifest)
-    assert stored is not None and 0 < stored.num_rows < manifest.table.num_rows
+    stored = pq.read_table(table_folder(settings))
+    assert 0 < stored.num_rows < manifest.rows
 
     finish(place, "embed", *options)
     counts = read_json(folder / "run.json", "03_embedding")["counts"]
     assert counts["embedded"] == counts["manifest"] == 6 * EACH
     assert counts["computed"] == counts["manifest"] - stored.num_rows
-    done = stored_rows(folder, manifest)
-    assert done is not None and done["path"].to_pylist() == sorted(
-        manifest.table["path"].to_pylist()
-    )
+    done = pq.read_table(table_folder(settings))["path"].to_pylist()
+    assert sorted(done) == manifest.table["path"].to_pylist()
     assert not drafts(folder)
 
 

@@ -29,7 +29,7 @@ from doggos_helpers.batch.notebooks import declared_parameters
 from doggos_helpers.clip.encoder import ClipEncoder
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, decode
-from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.embed.table import find_table
 from doggos_helpers.evaluate.stage import METRICS
 from doggos_helpers.settings import Settings
 from tests.notebooks.copies import NOTEBOOKS
@@ -46,7 +46,7 @@ EMBEDDING = next(path for path in NOTEBOOKS if path.stem == "03_embedding")
 LONG_CELLS = {
     "01_local_run": ("embedded.to_pandas()", ""),
     "02_cluster_connection": ("ray.get(references)", ""),
-    "03_embedding": ("embed(inputs, cluster)", "*/embeddings/pending/**/*.parquet"),
+    "03_embedding": ("embed(inputs, cluster)", "*/embeddings/table/**/*.parquet"),
     "04_training": ("fit(build_trainer(", "*/training/runs/*/checkpoint_*"),
     "05_evaluation": ("evaluate(check(settings), cluster)", ""),
     "06_serving": ("start(settings, cluster)", ""),
@@ -180,7 +180,7 @@ def small(dogs: Path, storage: Path) -> dict[str, Any]:
 def check_table(dogs: Path, storage: Path, expected: Rows) -> None:
     """The same counts, paths and reasons, and embeddings within 1e-5."""
     settings = Settings(dataset=str(dogs), storage=str(storage))
-    table = pd.read_parquet(embeddings_file(settings)).set_index("path")
+    table = pd.read_parquet(find_table(settings)).set_index("path")
     assert table.index.is_unique
     good, bad = table[table.reason.isna()], table[table.reason.notna()]
     assert dict(bad.reason) == expected.reasons and bad.embedding.isna().all()
@@ -188,7 +188,7 @@ def check_table(dogs: Path, storage: Path, expected: Rows) -> None:
     got = np.stack([good.embedding[path] for path in expected.embeddings])
     wanted = np.stack(list(expected.embeddings.values()))
     np.testing.assert_allclose(got, wanted, atol=1e-5)
-    assert not list(settings.embeddings_dir.glob("pending/**/*.parquet"))
+    assert not list(settings.embeddings_dir.glob("table/**/.*"))
 
 
 def figures(dogs: Path, storage: Path) -> tuple[float, float, float]:

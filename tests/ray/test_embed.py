@@ -10,14 +10,24 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from doggos_helpers.artefacts import write_json
 from doggos_helpers.clip.encoder import ClipEncoder
 from doggos_helpers.data.images import decode
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.embed.pipeline import build_pipeline
-from doggos_helpers.embed.stage import check, embed
-from doggos_helpers.embed.table import embeddings_file, read_embeddings, read_record
-from doggos_helpers.errors import StorageError
+from doggos_helpers.embed.sink import TableSink
+from doggos_helpers.embed.stage import EmbedInputs, check, embed
+from doggos_helpers.embed.table import (
+    LAYOUT,
+    find_table,
+    read_embeddings,
+    read_record,
+    table_folder,
+)
+from doggos_helpers.errors import DataError, StorageError
+from doggos_helpers.search.index import SearchIndex
 from doggos_helpers.settings import Settings
+from doggos_helpers.train.stage import check as check_training
 from doggos_sample import write_dataset
 
 
@@ -65,10 +75,10 @@ def test_every_path_has_an_embedding_or_a_reason(embedded):
     settings = embedded
     run = read_record(settings)
     manifest = build_manifest(settings)
-    table = pq.read_table(embeddings_file(settings)).to_pandas()
+    table = pq.read_table(find_table(settings)).to_pandas()
     counts = run["counts"]
     assert counts["embedded"] + counts["errors"] == counts["manifest"] == len(table)
-    assert list(table.path) == sorted(manifest.table["path"].to_pylist())
+    assert sorted(table.path) == (manifest.table["path"].to_pylist())
     assert (table.embedding.isna() == table.reason.notna()).all()
     assert counts["errors"] == 3
     bad = table.set_index(table.path.str.split("/").str[-1])
@@ -93,7 +103,7 @@ def test_embeddings_are_those_of_the_encoder_and_keep_their_path(embedded):
     assert set(test.splits) == {"test"} and 0 < len(test) < len(rows)
 
 
-def test_a_second_run_computes_only_what_is_new_changed_or_bad(cluster, own):
+def test_a_second_run_computes_only_what_is_new_or_changed(cluster, own):
     settings = own
     total = read_record(settings)["counts"]["manifest"]
     folder = sorted((Path(own.dataset) / "train").iterdir())[1]
@@ -107,7 +117,7 @@ def test_a_second_run_computes_only_what_is_new_changed_or_bad(cluster, own):
     run = embed(check(settings), cluster[1])
     assert json.loads((settings.embeddings_dir / "run.json").read_text()) == run
     counts = run["counts"]
-    assert counts["computed"] == 2 + 3  # and the three bad ones are tried again
+    assert counts["computed"] == 2  # the bytes of the bad ones are what they were
     assert counts["manifest"] == total
     after = {str(p): v for p, v in zip(*_rows(settings), strict=True)}
     assert f"train/{folder.name}/{images[1].name}" not in after
@@ -123,30 +133,77 @@ def _rows(settings):
 def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
     cluster, settings
 ):
-    manifest = build_manifest(settings)
-    part = manifest.table.slice(0, 40)
-    pending = settings.embeddings_dir / "pending"
-    pipeline = build_pipeline(part, manifest.root, settings, cluster[1].plan)
-    pipeline.write_parquet(str(pending), ray_remote_args={"num_cpus": 0.5})
-    (pending / "half.parquet").write_bytes(b"PAR1 and then the power went")
+    changes = {"images_per_class": 3}
+    few = build_manifest(settings.model_copy(update=changes))
+    plan, folder = cluster[1].plan, table_folder(settings)
+    sink = TableSink(folder, few.parts, 8)
+    build_pipeline(few, folder, settings, plan).write_datasink(
+        sink, ray_remote_args={"num_cpus": plan.task_cpus}
+    )
+    encoder = {
+        "model": check(settings).model,
+        "dtype": "float32",
+        "layout": LAYOUT,
+        "parts": 1,
+    }
+    write_json(settings.embeddings_dir / "encoder.json", encoder)
+    half = Path(folder, "00000", "half.parquet")
+    half.write_bytes(b"PAR1 and then the power went")
+    Path(folder, "00000", ".draft.parquet.1").write_bytes(b"PAR1")
     with pytest.raises(StorageError, match="03_embedding"):
         read_embeddings(settings)
     run = embed(check(settings), cluster[1])
-    assert run["counts"]["computed"] < manifest.table.num_rows - 30
-    table = pq.read_table(embeddings_file(settings))
-    assert table.num_rows == manifest.table.num_rows
+    assert sink.written == few.rows > 40
+    assert run["counts"]["computed"] == run["counts"]["manifest"] - few.rows
+    table = pq.read_table(find_table(settings))
+    assert table.num_rows == run["counts"]["manifest"]
     assert len(set(table["path"].to_pylist())) == table.num_rows
-    assert not pending.exists()
+    assert not half.exists() and not list(Path(folder).rglob(".draft*"))
+
+
+def test_parts_hold_each_row_once_and_drop_what_is_doubled(cluster, own):
+    """With several parts, as a large data set has, and a file written twice."""
+    settings, folder = own, table_folder(own)
+    shutil.rmtree(folder)
+    manifest = build_manifest(settings, parts=3)
+    run = embed(EmbedInputs(settings, manifest, check(settings).model), cluster[1])
+    assert run["counts"]["computed"] == manifest.rows
+    assert len(list(Path(folder).iterdir())) == 3
+    first = sorted(Path(folder).rglob("*.parquet"))[0]
+    shutil.copy(first, first.with_name("again.parquet"))
+    paths = sorted(Path(settings.dataset).rglob("*.jpg"))
+    paths[0].unlink()
+    fewer = build_manifest(settings, parts=3)
+    run = embed(EmbedInputs(settings, fewer, check(settings).model), cluster[1])
+    assert run["counts"]["computed"] == 0 and fewer.rows == manifest.rows - 1
+    stored = pq.read_table(folder)["path"].to_pylist()
+    assert sorted(stored) == fewer.table["path"].to_pylist()
+
+
+def test_a_folder_without_labels_is_embedded_and_searched_not_trained(
+    cluster, dogs, tmp_path
+):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, file in enumerate(sorted((dogs / "test").rglob("*.jpg"))[:12]):
+        shutil.copy(file, flat / f"{i}.jpg")
+    changes = {"dataset": str(flat), "storage": str(tmp_path / "storage")}
+    settings = cluster[0].model_copy(update=changes)
+    run = embed(check(settings), cluster[1])
+    assert run["counts"]["embedded"] == 12 and run["classes"] == []
+    rows = read_embeddings(settings)
+    best = SearchIndex(rows).top_k(rows.vectors[3], 2)[0]
+    assert (best.path, best.class_name, best.split) == (rows.paths[3], "", "")
+    with pytest.raises(DataError, match="can't train: the images have no classes"):
+        check_training(settings)
 
 
 def test_nothing_to_do_leaves_the_artefact_alone(cluster, own):
-    for name in ("empty.jpg", "page.png", "cut.jpg"):
-        next(Path(own.dataset).rglob(name)).unlink()
     first = embed(check(own), cluster[1])
-    assert first["counts"]["computed"] == first["counts"]["errors"] == 0
-    stamp = embeddings_file(own).stat().st_mtime_ns
-    assert embed(check(own), cluster[1]) == first
-    assert embeddings_file(own).stat().st_mtime_ns == stamp
+    stamps = {p: p.stat().st_mtime_ns for p in Path(find_table(own)).rglob("*")}
+    assert len(stamps) > 1 and embed(check(own), cluster[1]) == first
+    for path, stamp in stamps.items():
+        assert path.stat().st_mtime_ns == stamp
 
 
 def test_another_precision_starts_over(cluster, own):

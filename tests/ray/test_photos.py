@@ -15,7 +15,7 @@ from PIL import Image
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import upright
 from doggos_helpers.embed import stage as embed
-from doggos_helpers.embed.table import embeddings_file
+from doggos_helpers.embed.table import find_table
 from doggos_helpers.evaluate import stage as evaluate
 from doggos_helpers.evaluate.prediction import read_predictions
 from doggos_helpers.serve.service import start, stop
@@ -54,7 +54,7 @@ def test_every_photograph_is_accounted_for(runs, settings):
     counts = runs["embed"]["counts"]
     assert counts["manifest"] == len(files) > 100
     assert (counts["embedded"], counts["errors"]) == (len(files), 0)
-    stored = pq.read_table(embeddings_file(settings))["path"].to_pylist()
+    stored = pq.read_table(find_table(settings))["path"].to_pylist()
     assert stored == sorted(str(p.relative_to(DOGS)) for p in files)
     trained = runs["train"]["counts"]
     test = [p for p in files if p.parts[-3] == "test"]

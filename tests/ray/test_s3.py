@@ -54,4 +54,4 @@ def test_embed_reads_a_public_bucket_without_credentials(
 
 def test_a_bucket_that_does_not_exist_is_named(bucket):
     with pytest.raises(DataError, match="nowhere"):
-        list_files(bucket[1])
+        list(list_files(bucket[1]))

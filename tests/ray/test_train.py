@@ -169,8 +169,8 @@ def test_each_worker_gets_as_many_rows_and_each_row_is_there(cluster, settings):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"val": 0}, "no embeddings in val"),
-        ({"classes": ("akita",)}, "fewer than 2 classes"),
+        ({"val": 0}, "the split val has no images"),
+        ({"classes": ("akita",)}, "a classifier needs at least two classes"),
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused(

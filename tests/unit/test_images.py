@@ -5,12 +5,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from doggos_helpers.data.files import list_files, open_root, read_bytes
 from doggos_helpers.data.images import BadImage, Preprocessing, decode, upright
-from doggos_helpers.data.manifest import build_manifest
+from doggos_helpers.data.manifest import build_manifest, read_part
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
 
@@ -48,9 +50,15 @@ def lay_out(root: Path, *paths: str) -> Path:
     return root
 
 
-GOOD = [
+GOOD = sorted(
     f"{s}/{c}/{i}.png" for s in ("train", "val", "test") for c in "ab" for i in (1, 2)
-]
+)
+
+
+def listed(root) -> dict[str, int]:
+    """Return the size of each file of a data set."""
+    tables = list(list_files(str(root)))
+    return {r["path"]: r["size"] for t in tables for r in t.to_pylist()}
 
 
 def test_manifest_is_sorted_counted_and_has_a_fingerprint(tmp_path):
@@ -79,25 +87,72 @@ def test_a_limit_takes_as_many_of_each_class_in_each_split(tmp_path):
     ("paths", "message"),
     [
         ([], "no images found"),
-        (["a/1.png", "b/1.png"], "no images found"),
+        (["a/1.png", "b/1.png"], "the images have no classes and splits"),
+        (["1.png", "b/c/1.png"], "the images have no classes and splits"),
         ([p for p in GOOD if not p.startswith("val")], "split val has no images"),
         ([p for p in GOOD if "/a/" in p], "at least two classes"),
         ([*GOOD, "test/c/1.png"], "classes in test that train lacks: c"),
     ],
 )
-def test_a_layout_that_cannot_work_is_refused(tmp_path, paths, message):
+def test_a_layout_that_cannot_be_trained_on_is_said(tmp_path, caplog, paths, message):
     lay_out(tmp_path, *paths)
-    with pytest.raises(DataError, match=message) as caught:
-        build_manifest(Settings(dataset=str(tmp_path)))
-    assert caught.value.where == str(tmp_path)
+    settings = Settings(dataset=str(tmp_path))
+    if not paths:
+        with pytest.raises(DataError, match=message) as caught:
+            build_manifest(settings)
+        assert caught.value.where == str(tmp_path)
+        return
+    manifest = build_manifest(settings)
+    assert f"Training will refuse {tmp_path}: " in caplog.text
+    assert message in caplog.text
+    assert manifest.table["path"].to_pylist() == sorted(paths)
+    assert manifest.rows == len(paths)
+
+
+def test_a_folder_without_splits_takes_its_folders_as_classes(tmp_path):
+    lay_out(tmp_path, "1.png", "a/1.png", "b/c/1.png")
+    manifest = build_manifest(Settings(dataset=str(tmp_path)))
+    assert manifest.table["class"].to_pylist() == ["", "a", "c"]
+    assert manifest.table["split"].to_pylist() == [""] * 3
+
+
+def test_a_parquet_file_may_say_what_the_images_are(tmp_path):
+    lay_out(tmp_path, "x/1.png", "y/2.png")
+    outside = str(tmp_path / "y" / "2.png")
+    columns = {"path": ["x/1.png", outside], "class": ["pug", "corgi"]}
+    pq.write_table(pa.table(columns), tmp_path / "mine.parquet")
+    manifest = build_manifest(Settings(dataset=str(tmp_path / "mine.parquet")))
+    assert manifest.root == str(tmp_path) and manifest.classes == ("corgi", "pug")
+    for path in manifest.table["path"].to_pylist():
+        assert read_bytes(manifest.root, path)
+    pq.write_table(pa.table({"file": ["x/1.png"]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match="no column path"):
+        build_manifest(Settings(dataset=str(tmp_path / "other.parquet")))
+    pq.write_table(pa.table({"path": ["a"] * 2}), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match="in the manifest twice: a"):
+        _ = build_manifest(Settings(dataset=str(tmp_path / "twice.parquet"))).table
+
+
+def test_a_path_stays_in_its_part_as_the_data_set_changes(tmp_path):
+    lay_out(tmp_path, *GOOD)
+    settings = Settings(dataset=str(tmp_path))
+    before = build_manifest(settings, parts=3)
+    parts = [read_part(before.folder, i)["path"].to_pylist() for i in range(3)]
+    assert sorted(sum(parts, [])) == GOOD and max(map(len, parts)) < len(GOOD)
+    lay_out(tmp_path, "train/a/3.png")
+    (tmp_path / GOOD[0]).unlink()
+    after = build_manifest(settings, parts=3)
+    for i, was in enumerate(parts):
+        now = read_part(after.folder, i)["path"].to_pylist()
+        assert set(was) - {GOOD[0]} == set(now) - {"train/a/3.png"}
 
 
 def test_a_data_set_that_is_not_there_or_not_a_folder(tmp_path):
     with pytest.raises(DataError, match="no such data set"):
-        list_files(str(tmp_path / "nowhere"))
+        listed(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="a file, not a folder"):
-        list_files(str(tmp_path / "file"))
+        listed(tmp_path / "file")
     with pytest.raises(DataError, match="no file system for gopher"):
         open_root("gopher://x/y")
 
@@ -107,7 +162,7 @@ def test_fsspec_serves_the_schemes_that_pyarrow_lacks():
 
     with fsspec.open("memory://dogs/train/a/1.png", "wb") as file:
         file.write(encoded(halves()))
-    [(path, size)] = list_files("memory://dogs")
+    [(path, size)] = listed("memory://dogs").items()
     assert path == "train/a/1.png"
     assert len(read_bytes("memory://dogs", path)) == size > 0
 
@@ -187,10 +242,8 @@ def test_a_file_that_is_gone_has_a_reason(tmp_path):
 @pytest.mark.parametrize("name", ["a b.png", "q'\"#%25?.png", "hünd犬.png"])
 def test_names_with_odd_characters_are_read(tmp_path, name):
     lay_out(tmp_path, *GOOD, f"train/a/{name}")
-    listed = dict(list_files(str(tmp_path)))
-    assert (
-        len(read_bytes(str(tmp_path), f"train/a/{name}")) == listed[f"train/a/{name}"]
-    )
+    sizes = listed(tmp_path)
+    assert len(read_bytes(str(tmp_path), f"train/a/{name}")) == sizes[f"train/a/{name}"]
 
 
 @pytest.mark.long
@@ -214,6 +267,6 @@ def test_links_are_followed_once_and_one_that_leads_nowhere_is_kept(tmp_path):
     (root / "train" / "c").symlink_to(tmp_path / "elsewhere")
     (root / "train" / "a" / "circle").symlink_to(root)
     (root / "train" / "a" / "gone.png").symlink_to(tmp_path / "nothing")
-    files = dict(list_files(str(root)))
+    files = listed(root)
     assert set(files) == {*GOOD, "train/c/3.png", "train/a/gone.png"}
     assert files["train/a/gone.png"] == 0

@@ -393,7 +393,7 @@ def test_a_bucket_that_does_not_exist_is_named(bucket):
 
 def test_a_place_that_only_fsspec_knows():
     assert write_dataset("memory://dogs/v2", 1, workers=1) == len(BREEDS)
-    paths = [path for path, _ in list_files("memory://dogs/v2")]
+    paths = [p for t in list_files("memory://dogs/v2") for p in t["path"].to_pylist()]
     assert len(paths) == len(BREEDS) + 1 and "attributes.parquet" in paths
 
 
