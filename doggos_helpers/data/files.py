@@ -6,7 +6,6 @@ import os
 import posixpath
 import socket
 import stat
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from urllib.parse import parse_qs, urlsplit
@@ -220,7 +219,7 @@ def write_parquet(table: pa.Table, folder: str, name: str) -> None:
     if not isinstance(filesystem, fs.LocalFileSystem):  # there a file appears whole
         pq.write_table(table, f"{base}/{name}", filesystem=filesystem)
         return
-    draft = f"{base}/.{name}.{uuid.uuid4().hex}"
+    draft = f"{base}/.{name}.{os.getpid()}"
     try:
         pq.write_table(table, draft)
         os.replace(draft, f"{base}/{name}")

@@ -43,7 +43,9 @@ def check(settings: Settings) -> TrainInputs:
     """
     embeddings = read_embeddings(settings)
     embeddings = embeddings.select(embeddings.classes != "")
-    labels = set(zip(embeddings.splits, embeddings.classes, strict=True))
+    labels = set(
+        zip(*(c.tolist() for c in (embeddings.splits, embeddings.classes)), strict=True)
+    )
     if problem := labels_problem(labels):
         fix = f"Lay the images out as {LAYOUT}, and run notebook 03_embedding again"
         raise DataError(f"can't train: {problem}", settings.dataset_root, fix)
