@@ -17,7 +17,6 @@ from doggos_helpers.settings import Settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 THUMBNAIL = 160
 
 

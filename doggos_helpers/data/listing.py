@@ -29,10 +29,12 @@ SPLITS = ("train", "val", "test")
 IMAGE = r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|jp2)$"
 LABELLED = rf"^(?P<split>{'|'.join(SPLITS)})/(?P<class>[^/]+)/[^/]+$"
 FOLDERED = r"^(?:.*/)?(?P<class>[^/]+)/[^/]+$"
+HASH = "hash"  # of the path, in the draft of a manifest
 IDENTITY = (PATH, SIZE, MODIFIED)  # says which bytes: another one is another image
 SCHEMA = pa.schema(
     dict.fromkeys((PATH, CLASS, SPLIT), "string") | dict.fromkeys(IDENTITY[1:], "int64")
 )
+DRAFT = SCHEMA.append(pa.field(HASH, "uint64"))
 
 
 def has_splits(root: str) -> bool:
@@ -74,12 +76,13 @@ class Listing:
 
     def write(self, files: Iterable[pa.Table], draft: Path) -> None:
         """Write the images among files; nothing grows with their number."""
-        with pq.ParquetWriter(draft, SCHEMA) as writer:
+        with pq.ParquetWriter(draft, DRAFT) as writer:
             for table in files:
                 rows = self._images(table)
                 if len(rows := self._at_most(rows.sort_by(PATH))):
                     self.digest += int(hashes(rows.select(IDENTITY)).sum())
-                    writer.write_table(rows)
+                    of_path = pa.array(hashes(rows.select([PATH])))
+                    writer.write_table(rows.append_column(HASH, of_path))
 
     def _images(self, files: pa.Table) -> pa.Table:
         if not self.pattern:

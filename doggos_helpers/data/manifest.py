@@ -17,6 +17,7 @@ from pyarrow import fs
 from doggos_helpers.data.files import LAYOUT, list_files, open_root, write_parquet
 from doggos_helpers.data.listing import (
     FOLDERED,
+    HASH,
     LABELLED,
     PATH,
     Listing,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 ATTRIBUTES = "attributes.parquet"
 PART_ROWS = 500_000
 """Rows of a part of the manifest: what one process reads at a time."""
-PARTS_AT_A_TIME = 8  # are held in memory as they are divided
+PARTS_AT_A_TIME = 4  # are held in memory as they are divided
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,11 @@ def _publish(draft: Path, folder: str, parts: int) -> None:
     for first in range(0, parts, PARTS_AT_A_TIME):
         some = range(first, min(first + PARTS_AT_A_TIME, parts))
         pieces: dict[int, list[pa.Table]] = {part: [] for part in some}
-        for batch in listed.to_batches():
-            rows = pa.Table.from_batches([batch])
-            where = part_of(rows[PATH], parts)
+        for batch in listed.to_batches(batch_readahead=1, fragment_readahead=1):
+            where = batch[HASH].to_numpy() % parts
+            rows = pa.Table.from_batches([batch]).drop_columns([HASH])
             for part, kept in pieces.items():
-                kept.append(rows.filter(pc.equal(where, part)))
+                kept.append(rows.filter(pa.array(where == part)))
         for part, kept in pieces.items():
             write_parquet(pa.concat_tables(kept), folder, part_file(part))
     filesystem.open_output_stream(done).close()
