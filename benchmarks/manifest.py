@@ -43,7 +43,7 @@ def measure(rows: int) -> dict[str, float]:
         found, draft = Listing(0, LABELLED), Path(name, "draft.parquet")
         found.write(made_up(rows), draft)
         parts = -(-rows // manifest.PART_ROWS)
-        manifest._publish(draft, f"{name}/manifest", parts)
+        manifest.publish(draft, f"{name}/manifest", parts)
         sizes = [len(manifest.read_part(f"{name}/manifest", i)) for i in range(parts)]
     assert sum(sizes) == sum(found.labels.values()) == rows
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

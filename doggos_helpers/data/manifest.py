@@ -65,6 +65,12 @@ class Manifest:
         """The names of the classes, sorted; empty where there are no labels."""
         return tuple(sorted({name for _, name in self.labels} - {""}))
 
+    def part_rows(self) -> list[int]:
+        """Return how many rows each part has."""
+        filesystem, base = open_root(self.folder)
+        files = [f"{base}/{part_file(part)}" for part in range(self.parts)]
+        return [pq.read_metadata(f, filesystem=filesystem).num_rows for f in files]
+
     @cached_property
     def table(self) -> pa.Table:
         """All rows in path order: for data sets that fit into memory."""
@@ -137,11 +143,11 @@ def build_manifest(settings: Settings, parts: int = 0) -> Manifest:
         parts = parts or -(-sum(found.labels.values()) // PART_ROWS)
         name = f"{found.digest & 0xFFFF_FFFF_FFFF_FFFF:016x}"
         folder = f"{settings.artefacts}/manifest/{name}-{parts}"
-        _publish(draft, folder, parts)
+        publish(draft, folder, parts)
     return Manifest(root, folder, parts, found.labels, found.ignored, name)
 
 
-def _publish(draft: Path, folder: str, parts: int) -> None:
+def publish(draft: Path, folder: str, parts: int) -> None:
     """Divide the rows over the parts, unless they are there already."""
     filesystem, base = open_root(folder)
     done = f"{base}/_SUCCESS"

@@ -15,7 +15,7 @@ from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, Preprocessing, decode
 from doggos_helpers.data.listing import PATH, SCHEMA
 from doggos_helpers.data.manifest import Manifest
-from doggos_helpers.embed.sink import unfinished_rows
+from doggos_helpers.embed.sink import stored_files, unfinished_rows
 from doggos_helpers.embed.table import DIGEST, EMBEDDING, REASON
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
@@ -30,17 +30,17 @@ SURE_ROWS = 64  # after so many a worker knows whether most images are bad
 DIGEST_BYTES = 16
 
 
-def read_unfinished(
-    batch: dict[str, np.ndarray], manifest: Manifest, folder: str
-) -> pa.Table:
-    """Read the rows that the table lacks of one part. Runs in Ray Data tasks.
+def read_unfinished(batch: pa.Table, folder: str) -> pa.Table:
+    """Read a share of the manifest rows that the table lacks. Runs in Ray Data tasks.
 
     Args:
-        batch: With `id`, the number of the part, one row.
-        manifest: Of the images.
-        folder: Of the table.
+        batch: One row: the number of the part, the files that it had when the job
+            began, and which of how many shares of what is left this is.
+        folder: Of the manifest.
     """
-    return unfinished_rows(manifest, folder, int(batch["id"][0]))
+    [row] = batch.to_pylist()
+    rows = unfinished_rows(folder, row["part"], tuple(row["files"]))
+    return rows.take(np.arange(row["share"], len(rows), row["shares"]))
 
 
 def read_and_decode(
@@ -146,21 +146,29 @@ def build_pipeline(
     """
     from doggos_helpers.clip.encoder import load_preprocessing
 
-    stage = plan.embed
-    parts = ray.data.range(manifest.parts, override_num_blocks=manifest.parts)
-    read: Any = read_unfinished
-    rows = parts.map_batches(
+    stage, size = plan.embed, block_rows(manifest.rows, plan.embed)
+    shares = []
+    for part, rows in enumerate(manifest.part_rows()):
+        files, there = stored_files(folder, part)
+        count = max(1, math.ceil((rows - there) / size))
+        of_part = {"part": [part], "files": pa.array([files], pa.list_(pa.string()))}
+        shares += [
+            pa.table({**of_part, "share": [i], "shares": [count]}) for i in range(count)
+        ]
+    read: Any = read_unfinished  # Ray's types know no arguments beside the batch
+    rows_left = ray.data.from_arrow(shares).map_batches(
         read,
-        fn_kwargs={"manifest": manifest, "folder": folder},
+        fn_kwargs={"folder": manifest.folder},
         batch_size=1,
+        batch_format="pyarrow",
         num_cpus=plan.task_cpus,
-    ).repartition(target_num_rows_per_block=block_rows(manifest.rows, stage))
+    )
     kwargs = {
         "root": manifest.root,
         "preprocessing": load_preprocessing(settings.model, settings.model_revision),
     }
-    decode_rows: Any = read_and_decode  # Ray's types know no arguments beside the batch
-    pixels = rows.map_batches(
+    decode_rows: Any = read_and_decode
+    pixels = rows_left.map_batches(
         decode_rows,
         fn_kwargs=kwargs,
         batch_size=stage.batch_size,

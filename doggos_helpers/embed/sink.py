@@ -1,5 +1,6 @@
 """Writing the table of embeddings: what is left to do, its files, what is dropped."""
 
+import functools
 import itertools
 import logging
 import shutil
@@ -23,7 +24,7 @@ from doggos_helpers.artefacts import read_json, write_json
 from doggos_helpers.cluster.nodes import NODE
 from doggos_helpers.data.files import open_root, write_parquet
 from doggos_helpers.data.listing import IDENTITY, PATH, SPLIT, hashes
-from doggos_helpers.data.manifest import Manifest, part_of, read_part
+from doggos_helpers.data.manifest import part_of, read_part
 from doggos_helpers.embed.table import DIGEST, REASON
 
 DIGESTS = 5_000_000  # that are compared at a time
@@ -50,6 +51,8 @@ def _part_folder(folder: str, part: int) -> str:
 def _stored(folder: str, part: int) -> tuple[dict[str, pa.Table], dict[str, str]]:
     """Read which rows each file of a part holds; drop files that can't be read.
 
+    Nothing may be written there meanwhile.
+
     Returns:
         The rows by file, and why files were dropped.
     """
@@ -71,13 +74,31 @@ def _stored(folder: str, part: int) -> tuple[dict[str, pa.Table], dict[str, str]
     return found, damaged
 
 
-def unfinished_rows(manifest: Manifest, folder: str, part: int) -> pa.Table:
-    """Return the rows of a part of the manifest that the table doesn't have yet."""
-    rows, keys = read_part(manifest.folder, part), list(IDENTITY)
-    if stored := list(_stored(folder, part)[0].values()):
-        done = pa.concat_tables(stored).select(keys)
-        return rows.join(done, keys, join_type="left anti").sort_by(PATH)
-    return rows
+def stored_files(folder: str, part: int) -> tuple[list[str], int]:
+    """Return the URIs of a part's files, and how many rows they hold together."""
+    there = _part_folder(folder, part)
+    filesystem, base = open_root(there)
+    found = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
+    names = sorted(f.base_name for f in found if not f.base_name.startswith("."))
+    rows = 0
+    for name in names:
+        rows += pq.read_metadata(f"{base}/{name}", filesystem=filesystem).num_rows
+    return [f"{there}/{name}" for name in names], rows
+
+
+@functools.lru_cache(maxsize=1)
+def unfinished_rows(folder: str, part: int, files: tuple[str, ...]) -> pa.Table:
+    """Return the rows of a part of the manifest that files of the table don't have.
+
+    The files are named, and not listed here: a task that Ray runs again, while others
+    write, must return what it returned before.
+    """
+    rows, keys = read_part(folder, part), list(IDENTITY)
+    for file in files:
+        filesystem, path = open_root(file)
+        done = pq.read_table(path, filesystem=filesystem, columns=keys)
+        rows = rows.join(done, keys, join_type="left anti")
+    return rows.sort_by(PATH)
 
 
 @dataclass
@@ -90,13 +111,19 @@ class Settled:
     damaged: dict[str, str]
 
 
-def settle(manifest: Manifest, folder: str, part: int, unread: bool) -> Settled:
+def settle(manifest: str, folder: str, part: int, unread: bool) -> Settled:
     """Drop the rows of a part that the manifest no longer has, or that are doubled.
 
     Only files with such rows are written again. Where rows of files that couldn't be
     read aren't wanted (`unread`) they go as well, to be tried again.
+
+    Args:
+        manifest: The manifest's folder.
+        folder: Of the table.
+        part: Its number.
+        unread: Whether to keep rows of files that couldn't be read.
     """
-    wanted, keys = read_part(manifest.folder, part).select(IDENTITY), list(IDENTITY)
+    wanted, keys = read_part(manifest, part).select(IDENTITY), list(IDENTITY)
     reasons, nodes, count = Counter[str](), Counter[str](), 0
     filesystem, _ = open_root(folder)
     stored, damaged = _stored(folder, part)

@@ -94,11 +94,10 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
 def settle_parts(manifest: Manifest, folder: str, unread: bool = True) -> Settled:
     """Settle all parts, as tasks on the cluster, and add up what they have."""
     task = ray.remote(num_cpus=0)(settle)
-    parts = [
-        task.remote(manifest, folder, part, unread) for part in range(manifest.parts)
-    ]
+    parts = range(manifest.parts)
+    asked = [task.remote(manifest.folder, folder, part, unread) for part in parts]
     total = Settled(0, Counter(), Counter(), {})
-    for one in ray.get(parts):
+    for one in ray.get(asked):
         total.rows += one.rows
         total.reasons += one.reasons
         total.nodes += one.nodes

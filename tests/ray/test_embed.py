@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +199,29 @@ def test_a_folder_without_labels_is_embedded_and_searched_not_trained(
     assert (best.path, best.class_name, best.split) == (rows.paths[3], "", "")
     with pytest.raises(DataError, match="can't train: the images have no classes"):
         check_training(settings)
+
+
+ONE_CPU = """
+import ray, sys
+ray.init(address="local", num_cpus=1, log_to_driver=False)
+from doggos_helpers.cluster.connect import connect
+from doggos_helpers.embed.stage import check, embed
+from doggos_helpers.settings import Settings
+settings = Settings(dataset=sys.argv[1], storage=sys.argv[2])
+counts = embed(check(settings), connect(settings))["counts"]
+print("computed", counts["computed"], "of", counts["manifest"])
+"""
+
+
+def test_a_node_of_one_cpu_is_enough(dogs, tmp_path):
+    """A task that reserves more than the plan says would wait for ever."""
+    command = [sys.executable, "-c", ONE_CPU, str(dogs), str(tmp_path)]
+    there = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    done = subprocess.run(
+        command, env=there, capture_output=True, text=True, timeout=180
+    )
+    count = sum(p.is_file() for p in dogs.glob("*/*/*"))
+    assert f"computed {count} of {count}" in done.stdout, done.stderr
 
 
 def test_nothing_to_do_leaves_the_artefact_alone(cluster, own):
