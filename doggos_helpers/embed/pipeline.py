@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,19 +29,6 @@ PIXELS = "pixels"
 BLOCKS, MAX_BLOCK_ROWS = 8, 4096  # of a worker; of each
 SURE_ROWS = 64  # after so many a worker knows whether most images are bad
 DIGEST_BYTES = 16
-
-
-def read_unfinished(batch: pa.Table, folder: str) -> pa.Table:
-    """Read a share of the manifest rows that the table lacks. Runs in Ray Data tasks.
-
-    Args:
-        batch: One row: the number of the part, the files that it had when the job
-            began, and which of how many shares of what is left this is.
-        folder: Of the manifest.
-    """
-    [row] = batch.to_pylist()
-    rows = unfinished_rows(folder, row["part"], tuple(row["files"]))
-    return rows.take(np.arange(row["share"], len(rows), row["shares"]))
 
 
 def read_and_decode(
@@ -73,6 +61,26 @@ def read_and_decode(
             reasons[i] = str(error)
     text = {REASON: np.array(reasons, object), DIGEST: np.array(digests, object)}
     return batch | {PIXELS: pixels} | text
+
+
+def read_share(
+    share: pa.Table, manifest: str, batch_size: int, **arguments: Any
+) -> Iterator[dict[str, np.ndarray]]:
+    """Read and decode a share of the manifest, batch by batch. Runs in Ray Data tasks.
+
+    Args:
+        share: One row: the number of a part, the files that the table had of it when
+            the job began, and the first and number of the rows that are left.
+        manifest: The manifest's folder.
+        batch_size: Rows of a batch.
+        **arguments: Of `read_and_decode`.
+    """
+    [row] = share.to_pylist()
+    rows = unfinished_rows(manifest, row["part"], tuple(row["files"]))
+    rows = rows.slice(row["first"], row["rows"])
+    for batch in rows.to_pandas().groupby(np.arange(len(rows)) // batch_size):
+        columns = {name: column.to_numpy() for name, column in batch[1].items()}
+        yield read_and_decode(columns, **arguments)
 
 
 class Embedder:
@@ -150,28 +158,23 @@ def build_pipeline(
     shares = []
     for part, rows in enumerate(manifest.part_rows()):
         files, there = stored_files(folder, part)
-        count = max(1, math.ceil((rows - there) / size))
         of_part = {"part": [part], "files": pa.array([files], pa.list_(pa.string()))}
         shares += [
-            pa.table({**of_part, "share": [i], "shares": [count]}) for i in range(count)
+            pa.table({**of_part, "first": [first], "rows": [size]})
+            for first in range(0, max(1, rows - there), size)
         ]
-    read: Any = read_unfinished  # Ray's types know no arguments beside the batch
-    rows_left = ray.data.from_arrow(shares).map_batches(
-        read,
-        fn_kwargs={"folder": manifest.folder},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=plan.task_cpus,
-    )
+    read: Any = read_share  # Ray's types know no arguments beside the batch
     kwargs = {
+        "manifest": manifest.folder,
+        "batch_size": stage.batch_size,
         "root": manifest.root,
         "preprocessing": load_preprocessing(settings.model, settings.model_revision),
     }
-    decode_rows: Any = read_and_decode
-    pixels = rows_left.map_batches(
-        decode_rows,
+    pixels = ray.data.from_arrow(shares).map_batches(
+        read,
         fn_kwargs=kwargs,
-        batch_size=stage.batch_size,
+        batch_size=1,
+        batch_format="pyarrow",
         num_cpus=plan.task_cpus,
     )
     return pixels.map_batches(

@@ -44,7 +44,8 @@ def check(settings: Settings) -> EmbedInputs:
         StorageError, DataError, ModelError: See their messages.
     """
     check_storage(settings)
-    manifest = build_manifest(settings, parts_of(settings.embeddings_dir))
+    with writing(settings.artefacts, "the manifest"):
+        manifest = build_manifest(settings, parts_of(settings.embeddings_dir))
     check_model(settings)
     model = model_fingerprint(settings.model, settings.model_revision)
     return EmbedInputs(settings, manifest, model)

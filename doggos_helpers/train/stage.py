@@ -41,7 +41,7 @@ def check(settings: Settings) -> TrainInputs:
         StorageError: There are no embeddings, or MLflow can't be used.
         DataError: The images have no labels, or not those that training needs.
     """
-    embeddings = read_embeddings(settings)
+    embeddings, embedded = read_embeddings(settings), read_record(settings)
     embeddings = embeddings.select(embeddings.classes != "")
     labels = set(
         zip(*(c.tolist() for c in (embeddings.splits, embeddings.classes)), strict=True)
@@ -51,7 +51,7 @@ def check(settings: Settings) -> TrainInputs:
         raise DataError(f"can't train: {problem}", settings.dataset_root, fix)
     classes = sorted({name for _, name in labels})
     open_tracking(settings.tracking)
-    return TrainInputs(settings, embeddings, classes, read_record(settings))
+    return TrainInputs(settings, embeddings, classes, embedded)
 
 
 def train(inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:

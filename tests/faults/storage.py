@@ -121,7 +121,7 @@ def _end_the_other(place: Place, outcome: Outcome) -> None:
         other = psutil.Process(int((place.folder / "pid").read_text()))
         other.kill()
         other.wait(10)
-    assert not list(place.storage.rglob("*.parquet"))
+    assert not list(place.storage.rglob("table/**/*.parquet"))
 
 
 def _full(place: Place) -> Sequence[str]:
@@ -139,9 +139,12 @@ def _full(place: Place) -> Sequence[str]:
 
 
 def _unmount(place: Place, outcome: Outcome) -> None:
-    made = [str(p) for p in place.storage.rglob("table/**/*.parquet")]
-    subprocess.run(["umount", str(place.storage)], check=True)
-    assert not made, "a table that a later run would take for whole"
+    try:
+        assert not list(place.storage.rglob("run.json"))
+        for file in place.storage.rglob("table/**/*.parquet"):
+            assert pq.read_table(file).num_rows, "a later run would take it for whole"
+    finally:
+        subprocess.run(["umount", str(place.storage)], check=True)
 
 
 def _in_a_file(place: Place) -> Sequence[str]:

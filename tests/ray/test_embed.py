@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from doggos_helpers.artefacts import write_json
 from doggos_helpers.clip.encoder import ClipEncoder
 from doggos_helpers.data.images import decode
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.embed.pipeline import build_pipeline
+from doggos_helpers.embed.pipeline import block_rows, build_pipeline
 from doggos_helpers.embed.sink import TableSink
 from doggos_helpers.embed.stage import EmbedInputs, check, embed
 from doggos_helpers.embed.table import (
@@ -181,6 +182,19 @@ def test_parts_hold_each_row_once_and_drop_what_is_doubled(cluster, own):
     assert run["counts"]["computed"] == 0 and fewer.rows == manifest.rows - 1
     stored = pq.read_table(folder)["path"].to_pylist()
     assert sorted(stored) == fewer.table["path"].to_pylist()
+    shutil.copy(paths[1], paths[1].with_name("one_more.jpg"))  # two parts have it all
+    more = build_manifest(settings, parts=3)
+    run = embed(EmbedInputs(settings, more, check(settings).model), cluster[1])
+    assert run["counts"]["computed"] == 1 and run["counts"]["manifest"] == more.rows
+
+
+def test_the_rows_are_shared_out(cluster, settings):
+    """One task for all of them would keep all workers but one waiting."""
+    manifest, plan = build_manifest(settings), cluster[1].plan
+    folder = table_folder(settings)
+    done = build_pipeline(manifest, folder, settings, plan).materialize()
+    blocks = math.ceil(manifest.rows / block_rows(manifest.rows, plan.embed))
+    assert done.num_blocks() == blocks > 2 * plan.embed.workers
 
 
 def test_a_folder_without_labels_is_embedded_and_searched_not_trained(
