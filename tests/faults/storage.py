@@ -140,9 +140,7 @@ def _full(place: Place) -> Sequence[str]:
 
 def _unmount(place: Place, outcome: Outcome) -> None:
     try:
-        assert not list(place.storage.rglob("run.json"))
-        for file in place.storage.rglob("table/**/*.parquet"):
-            assert pq.read_table(file).num_rows, "a later run would take it for whole"
+        _whole_or_nothing(place, outcome)
     finally:
         subprocess.run(["umount", str(place.storage)], check=True)
 
@@ -167,8 +165,11 @@ def _mostly_bad(place: Place) -> Sequence[str]:
     return embed(root)
 
 
-def _no_table(place: Place, outcome: Outcome) -> None:
-    assert not list(place.storage.rglob("table/**/*.parquet"))
+def _whole_or_nothing(place: Place, outcome: Outcome) -> None:
+    """No record of a run, and files of the table that a later run can go on from."""
+    assert not list(place.storage.rglob("run.json"))
+    for file in place.storage.rglob("table/**/*.parquet"):
+        assert pq.read_table(file).num_rows, "a later run would take it for whole"
 
 
 def _in_time(place: Place, outcome: Outcome) -> None:
@@ -285,6 +286,6 @@ CASES = (
         " reasons are given. It stops early and keeps what is embedded.",
         "Mend the files or the dataset setting",
         cluster=True,
-        after=_no_table,
+        after=_whole_or_nothing,
     ),
 )
