@@ -4,12 +4,14 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from upath import UPath
 
 from doggos_helpers.errors import DoggosError, StorageError, causes
 from doggos_helpers.settings import Settings
@@ -22,8 +24,22 @@ CANT_WRITE = (
 )
 
 
+_FOLDER_FIX = (
+    "Free space there, mend its permissions, or choose another storage (DOGGOS_STORAGE)"
+)
+_BUCKET_FIX = (
+    "Check the bucket, your key (AWS_ACCESS_KEY_ID), AWS_REGION and AWS_ENDPOINT_URL,"
+    " and run the same command again: what is stored is kept"
+)
+
+
+def in_bucket(path: Path | UPath) -> bool:
+    """Whether a path is not of this machine's file system."""
+    return "://" in str(path)
+
+
 @contextlib.contextmanager
-def writing(folder: Path, what: str) -> Iterator[None]:
+def writing(folder: Path | UPath, what: str) -> Iterator[None]:
     """Say which folder can't be written, and why, where a block fails for that.
 
     Args:
@@ -39,12 +55,14 @@ def writing(folder: Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         for cause in causes(error):
-            if isinstance(cause, OSError) and cause.errno in CANT_WRITE:
+            if isinstance(cause, OSError) and (
+                in_bucket(folder) or cause.errno in CANT_WRITE
+            ):
+                why = os.strerror(cause.errno) if cause.errno else str(cause)
                 raise StorageError(
-                    f"can't write {what} ({os.strerror(cause.errno).lower()})",
+                    f"can't write {what} ({why.splitlines()[0][:200].lower()})",
                     str(folder),
-                    "Free space there, mend its permissions, or choose another"
-                    " storage (DOGGOS_STORAGE)",
+                    _BUCKET_FIX if in_bucket(folder) else _FOLDER_FIX,
                 ) from None
         raise
 
@@ -57,66 +75,37 @@ def check_storage(settings: Settings) -> None:
     """
     root = settings.storage_root
     with writing(root, "to the storage"):
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=root, prefix=".probe-") as probe:
-            probe.write(bytes(4096))
-
-
-@contextlib.contextmanager
-def alone(settings: Settings, stage: str) -> Iterator[None]:
-    """Keep a second run of a stage out of the same artefacts for a block.
-
-    It waits for the other one, saying so. The lock ends with its process, however that
-    ends.
-
-    Raises:
-        StorageError: The other run didn't end within `wait_for_cluster_s`.
-    """
-    from filelock import FileLock, Timeout
-
-    settings.artefacts.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.artefacts / f".{stage}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        there = settings.artefacts
-        print(f"Waiting for another {stage}, which writes to {there}.", flush=True)
+        probe = root / f".probe-{uuid.uuid4().hex}"
+        if not in_bucket(root):  # there folders need no making
+            root.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=settings.wait_for_cluster_s)
-        except Timeout:
-            raise StorageError(
-                f"another {stage} is writing here",
-                str(settings.artefacts),
-                "Wait until it ends, or choose another storage (DOGGOS_STORAGE)",
-            ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            probe.write_bytes(bytes(4096))
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a draft beside a file, and move it there once the block has written it.
-
-    A reader sees the old file or the new one, never half; what fails leaves the old.
-    """
+def write_whole(path: Path | UPath, content: bytes) -> None:
+    """Write a file: a reader sees the old one or the new one, never half."""
+    if in_bucket(path):  # in a bucket a file appears whole
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield draft
-        draft.replace(path)
+        draft.write_bytes(content)
+        os.replace(str(draft), str(path))
     finally:
         draft.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path | UPath, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    text = json.dumps(content, indent=2, default=str) + "\n"
+    write_whole(path, text.encode())
 
 
-def read_json(path: Path, made_by: str) -> Any:
+def read_json(path: Path | UPath, made_by: str) -> Any:
     """Read a JSON artefact.
 
     Args:
@@ -136,7 +125,7 @@ def read_json(path: Path, made_by: str) -> Any:
         ) from None
 
 
-def missing(path: Path, made_by: str) -> StorageError:
+def missing(path: Path | UPath, made_by: str) -> StorageError:
     """Build the one sentence for an artefact that isn't there."""
     also = f" or `python -m doggos_helpers.{STAGES[made_by]}` first"
     return StorageError(
@@ -145,7 +134,7 @@ def missing(path: Path, made_by: str) -> StorageError:
 
 
 def write_run(
-    folder: Path, stage: str, settings: Settings, started: float, **record: Any
+    folder: Path | UPath, stage: str, settings: Settings, started: float, **record: Any
 ) -> dict[str, Any]:
     """Write `folder`/run.json and return it.
 

@@ -12,6 +12,10 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
+BUCKET_ACCESS = (
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
 # Before those libraries are imported; what the user has set is left as it is.
 os.environ.update({k: v for k, v in TELEMETRY_OFF.items() if k not in os.environ})
 
@@ -55,3 +59,8 @@ def token_source() -> str:
 def telemetry() -> dict[str, str]:
     """Return whether Ray, MLflow and Hugging Face may report usage: for workers."""
     return {name: os.environ[name] for name in TELEMETRY_OFF}
+
+
+def bucket_access() -> dict[str, str]:
+    """Return where buckets are and the key to them, as AWS names it: for workers."""
+    return {name: os.environ[name] for name in BUCKET_ACCESS if os.environ.get(name)}

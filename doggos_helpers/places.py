@@ -3,12 +3,14 @@
 import hashlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from upath import UPath
 
 from doggos_helpers.environment import in_anyscale, local_home
 
 SAMPLE = "sample"
+S3_LIMITS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}}
 
 
 class Places:
@@ -22,14 +24,20 @@ class Places:
         tracking_uri: str
 
     @property
-    def storage_root(self) -> Path:
-        """The absolute folder under which every artefact lies."""
+    def storage_root(self) -> UPath:
+        """The absolute folder or bucket under which every artefact lies."""
         if self.storage:
-            return Path(self.storage)
-        shared = Path("/mnt/cluster_storage")  # Anyscale's documented mount
+            if "://" not in self.storage:
+                return UPath(self.storage)
+            # Another process may have written since a folder was listed.
+            options: dict = {"use_listings_cache": False}
+            if self.storage.startswith("s3://"):
+                options["config_kwargs"] = S3_LIMITS
+            return UPath(self.storage, **options)
+        shared = UPath("/mnt/cluster_storage")  # Anyscale's documented mount
         if in_anyscale() and shared.is_dir():
             return shared / "doggos"
-        return local_home() / "storage"
+        return UPath(local_home() / "storage")
 
     @property
     def dataset_root(self) -> str:
@@ -47,27 +55,27 @@ class Places:
         return f"{_slug(self.dataset)}--{_slug(model or self.model)}"
 
     @property
-    def artefacts(self) -> Path:
+    def artefacts(self) -> UPath:
         """The folder of this data set and model pair."""
         return self.storage_root / self.pair
 
     @property
-    def embeddings_dir(self) -> Path:
+    def embeddings_dir(self) -> UPath:
         """Where `embed` writes its table and run.json."""
         return self.artefacts / "embeddings"
 
     @property
-    def training_dir(self) -> Path:
+    def training_dir(self) -> UPath:
         """Where `train` writes checkpoints, the champion and run.json."""
         return self.artefacts / "training"
 
     @property
-    def evaluation_dir(self) -> Path:
+    def evaluation_dir(self) -> UPath:
         """Where `evaluate` writes predictions.parquet, metrics.json and run.json."""
         return self.artefacts / "evaluation"
 
     @property
-    def serving_dir(self) -> Path:
+    def serving_dir(self) -> UPath:
         """Where `loadtest` writes its report and run.json."""
         return self.artefacts / "serving"
 

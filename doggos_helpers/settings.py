@@ -42,7 +42,7 @@ class Settings(Places, BaseSettings):
     dataset: str = Field(SAMPLE, description="sample, a folder, or a URI (s3://...)")
     model: str = Field(SAMPLE, description="sample, a folder, or a hub id")
     model_revision: str = Field("", description="commit or tag of a hub model")
-    storage: str = Field("", description="folder for artefacts, seen by all nodes")
+    storage: str = Field("", description="folder or URI, seen by all nodes")
     tracking_uri: str = Field("", description="MLflow server or database")
     address: str = Field("", description="Ray cluster to join; local: a new one")
     wait_for_cluster_s: int = Field(

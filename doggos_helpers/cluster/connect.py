@@ -19,7 +19,12 @@ from doggos_helpers.artefacts import check_storage
 from doggos_helpers.cluster.kernel import let_go_after_interrupts
 from doggos_helpers.cluster.nodes import growth_limits, live_nodes, remembered_address
 from doggos_helpers.cluster.plan import Node, WorkerPlan, plan_workers
-from doggos_helpers.environment import environment, ray_address, telemetry
+from doggos_helpers.environment import (
+    bucket_access,
+    environment,
+    ray_address,
+    telemetry,
+)
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import LOCAL, Settings
 
@@ -125,7 +130,7 @@ def _join_or_start(settings: Settings) -> None:
     if address and address != LOCAL:
         try:
             _check_answers(address)
-            ray.init(address=address, runtime_env=shipped(), **QUIET)
+            ray.init(address=address, runtime_env=shipped(settings), **QUIET)
             return
         except (OSError, RuntimeError, ValueError, RayError) as error:
             if given:
@@ -172,16 +177,18 @@ def _check_answers(address: str) -> None:
         raise OSError(said.partition(". ")[0].rpartition(": ")[2])
 
 
-def shipped() -> dict[str, Any]:
+def shipped(settings: Settings) -> dict[str, Any]:
     """Build the runtime environment that takes this package to the workers.
 
-    In a submitted job it wins over the job's own where both set something.
+    In a submitted job it wins over the job's own where both set something. A key to
+    buckets goes along where the data set or the storage is one.
     """
+    bucket = "s3://" in f"{settings.dataset} {settings.storage}"
     found = [str(find_spec(name).origin) for name in PACKAGES]  # type: ignore[union-attr]
     return {
         "py_modules": [str(Path(origin).parent) for origin in found],
         "excludes": ["__pycache__"],
-        "env_vars": telemetry(),
+        "env_vars": telemetry() | (bucket_access() if bucket else {}),
     }
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import ray
 from packaging.requirements import Requirement
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from upath import UPath
 
-from doggos_helpers.artefacts import check_storage
+from doggos_helpers.artefacts import check_storage, in_bucket
 from doggos_helpers.clip.model import check_model
 from doggos_helpers.cluster.connect import connect, disconnect
 from doggos_helpers.cluster.nodes import node_name
@@ -111,7 +112,9 @@ def off_pins(pinned: Mapping[str, Requirement]) -> list[str]:
 
 def _storage(settings: Settings) -> str:
     check_storage(settings)
-    free = shutil.disk_usage(settings.storage_root).free
+    if in_bucket(settings.storage_root):
+        return f"{settings.storage_root}, writable"
+    free = shutil.disk_usage(str(settings.storage_root)).free
     if free < LEAST_FREE:
         raise DoggosError(
             f"only {free / GIB:.1f} GiB are free",
@@ -122,7 +125,7 @@ def _storage(settings: Settings) -> str:
 
 
 def _dataset(settings: Settings) -> str:
-    if settings.dataset == SAMPLE and not Path(settings.dataset_root).is_dir():
+    if settings.dataset == SAMPLE and not UPath(settings.dataset_root).is_dir():
         return "the sample, which the first use draws"
     manifest = build_manifest(settings)
     counts = f"{manifest.rows} images, {len(manifest.classes)} classes"
@@ -161,7 +164,7 @@ def _examine_cluster(settings: Settings) -> Iterator[Finding]:
         plan = (f"{r['stage']} {r['workers']} x {r['cpus']:g} CPU" for r in rows)
         yield Finding("plan", f"{cluster.plan.device}: {', '.join(plan)}")
         with contextlib.suppress(OSError):
-            marker.touch()
+            marker.write_bytes(b"")
         reports = _ask_nodes(settings, marker)
         for node in cluster.nodes:
             yield _node(node, reports.get(node.name))
@@ -174,7 +177,7 @@ def _examine_cluster(settings: Settings) -> Iterator[Finding]:
             disconnect()
 
 
-def _ask_nodes(settings: Settings, marker: Path) -> dict[str, dict[str, Any]]:
+def _ask_nodes(settings: Settings, marker: UPath) -> dict[str, dict[str, Any]]:
     """Run `report` on every node; one that doesn't answer is left out."""
     task = ray.remote(num_cpus=0, max_retries=0)(report)
     pinned = {name: p for name, p in pins().items() if name not in OF_DRIVERS}
@@ -201,9 +204,9 @@ def report(
             check(settings)
         except DoggosError as error:
             problems.append(f"{error.what}: {error.where}")
-    if not Path(marker).exists():
+    if not UPath(marker).exists():
         problems.append(f"it sees another storage than the driver: {marker}")
-    disk = next(p for p in Path(marker).parents if p.exists())
+    disk = next(p for p in Path(str(marker)).absolute().parents if p.exists())
     free, python = shutil.disk_usage(disk).free, sys.version.split()[0]
     return {"python": python, "free": free, "problems": problems}
 

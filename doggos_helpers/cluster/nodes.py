@@ -3,8 +3,10 @@
 The one place for what Ray keeps private; without that, the series runs all the same.
 """
 
+import functools
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -32,9 +34,20 @@ def live_nodes() -> tuple[Node, ...]:
                 memory=int(have.get("memory", 0)),
                 accelerators=tuple(kinds),
                 is_head="node:__internal_head__" in have,
+                bfloat16=computes_in_bfloat16(),
             )
         )
     return tuple(sorted(nodes, key=lambda n: (not n.is_head, n.name)))
+
+
+@functools.cache
+def computes_in_bfloat16() -> bool:
+    """Whether this machine's CPUs compute in bfloat16: asked once, for all nodes."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:  # not Linux
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def node_name(raw: dict[str, Any]) -> str:

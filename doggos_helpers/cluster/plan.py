@@ -22,7 +22,10 @@ CPUS_PER_ACTOR = 4  # more threads than this no longer speed up one small batch
 
 @dataclass(frozen=True)
 class Node:
-    """One Ray node: `cpus` and `gpus` as Ray counts them, `memory` in bytes."""
+    """One Ray node: `cpus` and `gpus` as Ray counts them, `memory` in bytes.
+
+    `bfloat16` is whether its CPUs compute in it: on others it is slower than float32.
+    """
 
     name: str
     cpus: float
@@ -30,6 +33,7 @@ class Node:
     memory: int = 0
     accelerators: tuple[str, ...] = ()
     is_head: bool = False
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,6 @@ class WorkerPlan:
     serve: StagePlan
     device: str
     accelerator_type: str
-
-    @property
-    def task_cpus(self) -> float:
-        """CPUs of one read, decode or write task."""
-        return self.embed.task_cpus
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row a stage, for a table."""
@@ -199,7 +198,8 @@ def _on_gpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
 
 
 def _on_cpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
-    dtype = settings.dtype or "float32"
+    in_bfloat16 = all(node.bfloat16 for node in nodes)
+    dtype = settings.dtype or ("bfloat16" if in_bfloat16 else "float32")
     cpus = min(
         _quarter(_actor_share(n.cpus) / max(1, n.cpus // CPUS_PER_ACTOR)) for n in nodes
     )

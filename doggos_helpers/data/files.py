@@ -59,6 +59,10 @@ def _open_bucket(uri: str) -> tuple[fs.FileSystem, str]:
     elif parts.username:
         options |= {"access_key": parts.username, "secret_key": parts.password}
     bucket = parts.netloc.rpartition("@")[2]
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if url := os.environ.get(variable):
+            options.setdefault("endpoint_override", url)
+            options.setdefault("scheme", urlsplit(url).scheme)
     if endpoint := options.get("endpoint_override"):
         host, _, port = endpoint.rpartition("://")[2].partition(":")
         secure = options.get("scheme", "https") == "https"

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
+from upath import UPath
 
 from doggos_helpers.data.files import LAYOUT, list_files, open_root, write_parquet
 from doggos_helpers.data.listing import (
@@ -119,7 +120,7 @@ def build_manifest(settings: Settings, parts: int = 0) -> Manifest:
         DataError: It can't be listed, or there are no images.
     """
     root = settings.dataset_root
-    if settings.dataset == SAMPLE and not Path(root).is_dir():
+    if settings.dataset == SAMPLE and not UPath(root).is_dir():
         from doggos_helpers.data.sample import draw_sample
 
         draw_sample(root, progress=settings.shows_progress)

@@ -175,7 +175,7 @@ def build_pipeline(
         fn_kwargs=kwargs,
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=plan.task_cpus,
+        num_cpus=plan.embed.task_cpus,
     )
     return pixels.map_batches(
         Embedder,

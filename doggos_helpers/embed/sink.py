@@ -3,11 +3,9 @@
 import functools
 import itertools
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from pyarrow import fs
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
+from upath import UPath
 
 from doggos_helpers.artefacts import read_json, write_json
 from doggos_helpers.cluster.nodes import NODE
@@ -30,17 +29,27 @@ from doggos_helpers.embed.table import DIGEST, REASON
 DIGESTS = 5_000_000  # that are compared at a time
 
 
-def parts_of(folder: Path) -> int:
+def parts_of(folder: UPath) -> int:
     """Return the number of parts of the table that is there, or 0: they stay."""
     note = folder / "encoder.json"
     return read_json(note, "03_embedding").get("parts", 0) if note.is_file() else 0
 
 
-def forget_other_encoder(folder: Path, encoder: dict[str, Any]) -> None:
-    """Drop rows that another model or precision embedded: they don't compare."""
-    note = folder / "encoder.json"
-    if note.is_file() and read_json(note, "03_embedding") != encoder:
-        shutil.rmtree(folder)
+def forget_other_encoder(
+    folder: UPath, encoder: dict[str, Any], any_dtype: bool
+) -> None:
+    """Drop rows that don't compare with new ones: another model made them.
+
+    Those of another precision do compare (a cosine of 0.999 and more between the same
+    images), and go only where the user asked for one, not `any_dtype`.
+    """
+    note, told = folder / "encoder.json", dict(encoder)
+    before = read_json(note, "03_embedding") if note.is_file() else told
+    if any_dtype:
+        told["dtype"] = before.get("dtype")
+    if before != told:
+        filesystem, base = open_root(str(folder))
+        filesystem.delete_dir(base)
     write_json(note, encoder)
 
 

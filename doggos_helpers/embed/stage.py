@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from doggos_helpers.artefacts import alone, check_storage, write_run, writing
+from doggos_helpers.artefacts import check_storage, write_run, writing
 from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.clip.model import check_model
 from doggos_helpers.cluster.connect import Cluster
@@ -25,6 +25,7 @@ from doggos_helpers.embed.sink import (
 )
 from doggos_helpers.embed.table import LAYOUT, read_record, table_folder
 from doggos_helpers.errors import StorageError, unwrapped
+from doggos_helpers.lock import alone
 from doggos_helpers.settings import Settings
 
 
@@ -70,13 +71,13 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
     encoder = made | {"layout": LAYOUT, "parts": manifest.parts}
     root = settings.embeddings_dir
     with alone(settings, "embed"), writing(root, "the embeddings"), unwrapped():
-        forget_other_encoder(root, encoder)
+        forget_other_encoder(root, encoder, any_dtype=settings.dtype is None)
         settled = settle_parts(manifest, folder, unread=False)
         sink = TableSink(folder, manifest.parts, block_rows(manifest.rows, plan.embed))
         if settled.rows < manifest.rows:
             wait_for(plan.embed, cluster, settings)
             build_pipeline(manifest, folder, settings, plan).write_datasink(
-                sink, ray_remote_args={"num_cpus": plan.task_cpus}
+                sink, ray_remote_args={"num_cpus": plan.embed.task_cpus}
             )
             settled = settle_parts(manifest, folder)
         elif (root / "run.json").is_file():

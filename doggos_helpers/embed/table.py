@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from doggos_helpers.artefacts import missing, read_json
+from doggos_helpers.data.files import open_root
 from doggos_helpers.data.listing import CLASS, PATH, SPLIT
 from doggos_helpers.errors import StorageError
 from doggos_helpers.settings import Settings
@@ -93,7 +94,10 @@ def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
     wanted = good & (pc.field(SPLIT) == split) if split else good
     try:
         columns = [PATH, CLASS, SPLIT, EMBEDDING]
-        table = pq.read_table(file, columns=columns, filters=wanted)
+        filesystem, base = open_root(file)
+        table = pq.read_table(
+            base, columns=columns, filters=wanted, filesystem=filesystem
+        )
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(
             f"can't read the embeddings ({str(error).split(': ')[-1]})",

@@ -1,7 +1,6 @@
 """Batch prediction of the test split on Ray Data, and the table it writes."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,10 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from upath import UPath
 
-from doggos_helpers.artefacts import missing, replacing, writing
+from doggos_helpers.artefacts import missing, writing
 from doggos_helpers.cluster.nodes import NODE, this_node
 from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.data.files import open_root, write_parquet
 from doggos_helpers.data.listing import CLASS, PATH
 from doggos_helpers.embed.table import EMBEDDING, Embeddings
 from doggos_helpers.errors import unwrapped
@@ -42,7 +43,7 @@ class Predictor:
         import torch
 
         torch.set_num_threads(threads)
-        self.model, self.classes = load(Path(folder))
+        self.model, self.classes = load(UPath(folder))
         self.node = this_node()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
@@ -62,7 +63,7 @@ class Predictor:
         )
 
 
-def build_prediction(test: Embeddings, plan: WorkerPlan, folder: Path) -> "Dataset":
+def build_prediction(test: Embeddings, plan: WorkerPlan, folder: UPath) -> "Dataset":
     """Build the lazy pipeline: embeddings of images to predictions.
 
     Args:
@@ -102,7 +103,8 @@ def read_predictions(settings: Settings) -> pd.DataFrame:
     file = settings.evaluation_dir / PREDICTIONS
     if not file.is_file():
         raise missing(file, "05_evaluation")
-    return pd.read_parquet(file)
+    filesystem, path = open_root(str(file))
+    return pq.read_table(path, filesystem=filesystem).to_pandas()
 
 
 def write_predictions(table: pa.Table, settings: Settings) -> None:
@@ -112,5 +114,5 @@ def write_predictions(table: pa.Table, settings: Settings) -> None:
         StorageError: It can't be written.
     """
     folder = settings.evaluation_dir
-    with writing(folder, "the predictions"), replacing(folder / PREDICTIONS) as draft:
-        pq.write_table(table, draft)
+    with writing(folder, "the predictions"):
+        write_parquet(table, str(folder), PREDICTIONS)

@@ -4,11 +4,11 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from upath import UPath
 
 from doggos_helpers.artefacts import write_json, write_run
 from doggos_helpers.data.files import read_bytes
@@ -130,7 +130,7 @@ def read_test_images(settings: Settings) -> list[bytes]:
     raise DataError("no test image is embedded", root, fix)
 
 
-def record(settings: Settings, started: float, report: dict[str, Any]) -> Path:
+def record(settings: Settings, started: float, report: dict[str, Any]) -> UPath:
     """Write a report to `serving_dir`: run.json, and loadtest.json with every latency.
 
     Args:

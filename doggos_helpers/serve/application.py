@@ -1,10 +1,10 @@
 """The application: what its replicas are given, and building it from settings."""
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from ray import serve
+from upath import UPath
 
 from doggos_helpers.cluster.connect import connect
 from doggos_helpers.cluster.plan import StagePlan, WorkerPlan
@@ -29,7 +29,7 @@ def beside(stage: StagePlan) -> float:
 
 
 def application(
-    settings: Settings, plan: WorkerPlan, champion: Path
+    settings: Settings, plan: WorkerPlan, champion: UPath
 ) -> serve.Application:
     """Bind the three deployments to one application, sized by the plan.
 
@@ -81,7 +81,7 @@ class ServeSettings(Settings):
     champion: str = Field("", description="classifier's folder; empty: the registry's")
 
 
-def check_artefacts(settings: Settings) -> Path:
+def check_artefacts(settings: Settings) -> UPath:
     """Find out on the driver what would keep the replicas from starting.
 
     Embeddings or a champion of other CLIP weights are refused, too: the answers would
@@ -100,7 +100,7 @@ def check_artefacts(settings: Settings) -> Path:
 
     file, embedded = find_table(settings), read_record(settings)
     given = settings.champion if isinstance(settings, ServeSettings) else ""
-    folder = Path(given) if given else champion(settings).folder
+    folder = UPath(given) if given else champion(settings).folder
     now = model_fingerprint(settings.model, settings.model_revision)
     if embedded["encoder"]["model"] != now:
         raise ModelError(

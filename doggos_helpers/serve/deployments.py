@@ -7,13 +7,13 @@ embeds with CLIP, `Matcher` classifies and searches.
 import asyncio
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from upath import UPath
 
 from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.cluster.plan import WorkerPlan
@@ -90,7 +90,7 @@ class Matcher:
         """Load the classifier and the embeddings, and check that they fit."""
         from doggos_helpers.train.classifier import check_fits, load
 
-        rows, folder = read_embeddings(settings), Path(champion)
+        rows, folder = read_embeddings(settings), UPath(champion)
         encoder = read_record(settings)["encoder"]["model"]
         about = check_fits(folder, encoder, rows.vectors.shape[1])
         self.index = SearchIndex(rows)

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import nn
+from upath import UPath
 
-from doggos_helpers.artefacts import replacing
+from doggos_helpers.artefacts import write_whole
 from doggos_helpers.errors import ModelError
 
 WEIGHTS, LABELS = "classifier.safetensors", "classifier.json"
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
 
 
 def save(
-    model: Classifier, folder: Path, classes: Sequence[str], **about: Any
+    model: Classifier, folder: UPath, classes: Sequence[str], **about: Any
 ) -> dict[str, Any]:
     """Write the weights and what they mean: a safetensors and a JSON file, no pickle.
 
@@ -76,14 +77,13 @@ def save(
         "dropout": model.dropout,
         **about,
     }
-    # Both are whole before either takes its place.
-    with replacing(folder / WEIGHTS) as first, replacing(folder / LABELS) as second:
-        save_file(weights, first)
-        second.write_text(json.dumps(labels, indent=2) + "\n")
+    text = json.dumps(labels, indent=2) + "\n"  # may fail: before anything is written
+    write_whole(folder / WEIGHTS, save_tensors(weights))
+    write_whole(folder / LABELS, text.encode())
     return labels
 
 
-def describe(folder: Path) -> dict[str, Any]:
+def describe(folder: UPath) -> dict[str, Any]:
     """Read what a saved classifier is (its JSON file), without its weights.
 
     Raises:
@@ -102,7 +102,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def check_fits(
-    folder: Path, encoder: str, dimension: int = 0, classes: Iterable[str] = ()
+    folder: UPath, encoder: str, dimension: int = 0, classes: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Refuse a champion that doesn't fit embeddings; return what `describe` does.
 
@@ -129,7 +129,7 @@ def check_fits(
     raise ModelError(f"the champion {what}", str(folder), fix)
 
 
-def load(folder: Path, device: str = "cpu") -> tuple[Classifier, list[str]]:
+def load(folder: UPath, device: str = "cpu") -> tuple[Classifier, list[str]]:
     """Load a classifier for prediction, and the label of each of its outputs.
 
     Raises:
@@ -139,7 +139,7 @@ def load(folder: Path, device: str = "cpu") -> tuple[Classifier, list[str]]:
     size, classes = labels["dimension"], labels["classes"]
     model = Classifier(size, labels["hidden_units"], len(classes), labels["dropout"])
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS, device=device))
+        model.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder / WEIGHTS, error) from error
     except RuntimeError as error:
@@ -168,7 +168,7 @@ def predict_probabilities(model: Classifier, vectors: np.ndarray) -> np.ndarray:
         return logits.softmax(dim=1).cpu().numpy()
 
 
-def _unreadable(path: Path, error: Exception) -> ModelError:
+def _unreadable(path: UPath, error: Exception) -> ModelError:
     return ModelError(
         f"no classifier can be read ({type(error).__name__}: {error})",
         str(path),

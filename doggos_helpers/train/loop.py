@@ -10,6 +10,7 @@ from typing import Any
 import ray.train.torch
 import torch
 from torch import nn
+from upath import UPath
 
 from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.embed.table import EMBEDDING
@@ -149,11 +150,11 @@ def _report(
     with tempfile.TemporaryDirectory() as name:
         checkpoint = None
         if ray.train.get_context().get_world_rank() == 0:
-            folder = Path(name)
+            folder = UPath(name)
             about = config["about"] | {k: last[k] for k in ("epoch", "val_loss")}
             save(model, folder, config["classes"], **about)
             state = {"optimizer": optimizer.state_dict(), "history": history}
-            torch.save(state, folder / RESUME)
+            torch.save(state, Path(name, RESUME))
             checkpoint = ray.train.Checkpoint.from_directory(name)
         ray.train.report(last, checkpoint=checkpoint)
 
@@ -164,5 +165,5 @@ def _resume(model: Classifier) -> dict[str, Any]:
     if checkpoint is None:
         return {"history": []}
     with checkpoint.as_directory() as folder:
-        model.load_state_dict(load(Path(folder))[0].state_dict())
-        return torch.load(Path(folder) / RESUME, weights_only=True)
+        model.load_state_dict(load(UPath(folder))[0].state_dict())
+        return torch.load(Path(folder, RESUME), weights_only=True)

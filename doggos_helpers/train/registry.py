@@ -6,9 +6,10 @@ lies on storage that every node sees.
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+from upath import UPath
 
 from doggos_helpers.errors import ModelError, StorageError
 from doggos_helpers.settings import Settings
@@ -28,12 +29,12 @@ class Version:
     """A registered version of the classifier and its folder on shared storage."""
 
     version: int
-    folder: Path
+    folder: UPath
     champion: bool
     verdict: str = ""
 
 
-def register(settings: Settings, run_id: str, folder: Path) -> Version:
+def register(settings: Settings, run_id: str, folder: UPath) -> Version:
     """Register a saved classifier, and make it champion unless it is worse.
 
     It is worse if the present champion has a lower validation loss on the same data
@@ -120,9 +121,10 @@ def _champion(client: "MlflowClient", settings: Settings) -> Version | None:
     return Version(int(found.version), _folder(found), champion=True)
 
 
-def _folder(version: Any) -> Path:
-    """Turn a version's source (file:///...) into a path."""
-    return Path(unquote(urlsplit(version.source).path))
+def _folder(version: Any) -> UPath:
+    """Turn a version's source (file:///..., s3://...) into a path."""
+    source = urlsplit(version.source)
+    return UPath(unquote(source.path) if source.scheme == "file" else version.source)
 
 
 def _compare(new: dict[str, Any], current: Version | None) -> tuple[str, bool]:

@@ -2,10 +2,10 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from upath import UPath
 
 from doggos_helpers.artefacts import write_run
 from doggos_helpers.cluster.connect import Cluster
@@ -97,7 +97,8 @@ def conclude(
     history = result.return_value
     best = min(history, key=lambda metrics: metrics["val_loss"])
     checkpoint = result.get_best_checkpoint("val_loss", "min")
-    version = register(settings, run_id, Path(checkpoint.path))
+    with checkpoint.as_directory() as folder:
+        version = register(settings, run_id, UPath(folder))
     return write_run(
         settings.training_dir,
         "train",

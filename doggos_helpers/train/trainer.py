@@ -15,6 +15,7 @@ from ray.data import Dataset
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.data.files import open_root
 from doggos_helpers.embed.table import EMBEDDING, Embeddings
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
@@ -103,6 +104,7 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
     """
     settings = inputs.settings
     # Type checkers see Ray Train V1's signatures under these names.
+    filesystem, runs = open_root(str(settings.training_dir / "runs"))
     datasets: Any = make_datasets(inputs, plan.train.workers)
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type]
@@ -115,7 +117,8 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
         torch_config=TorchConfig(backend="nccl" if plan.train.gpus >= 1 else "gloo"),
         run_config=train.RunConfig(  # type: ignore[call-arg]
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
-            storage_path=str(settings.training_dir / "runs"),
+            storage_path=runs,
+            storage_filesystem=filesystem,
             checkpoint_config=train.CheckpointConfig(
                 num_to_keep=1,
                 checkpoint_score_attribute="val_loss",

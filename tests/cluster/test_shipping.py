@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from doggos_helpers.cluster.connect import PACKAGES, shipped
+from doggos_helpers.settings import Settings
 from tools.local_cluster import LocalCluster, local_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def test_of_a_submitted_job_its_own_copy_is_what_workers_get(
 
 def test_what_a_user_says_of_telemetry_reaches_the_workers(monkeypatch) -> None:
     monkeypatch.setenv("DO_NOT_TRACK", "0")
-    ours = shipped()
+    ours = shipped(Settings())
     assert ours["env_vars"]["DO_NOT_TRACK"] == "0"
     assert ours["env_vars"]["RAY_USAGE_STATS_ENABLED"] == "0"
     assert [Path(module).name for module in ours["py_modules"]] == [*PACKAGES]

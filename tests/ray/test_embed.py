@@ -142,7 +142,7 @@ def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
     plan, folder = cluster[1].plan, table_folder(settings)
     sink = TableSink(folder, few.parts, 8)
     build_pipeline(few, folder, settings, plan).write_datasink(
-        sink, ray_remote_args={"num_cpus": plan.task_cpus}
+        sink, ray_remote_args={"num_cpus": plan.embed.task_cpus}
     )
     encoder = {
         "model": check(settings).model,

@@ -50,7 +50,7 @@ def test_workers_fit_and_leave_room_for_the_small_tasks_on_their_nodes(nodes):
         working = [n for n in nodes if (n.gpus if stage.gpus else n.cpus)]
         for node in working:
             held = stage.cpus * min(stage.per_node, stage.workers)
-            assert node.cpus - held >= plan.task_cpus > 0
+            assert node.cpus - held >= plan.embed.task_cpus > 0
 
 
 def test_three_small_nodes_hold_one_worker_each():
@@ -212,4 +212,4 @@ def test_where_workers_and_a_task_fit_at_once_a_task_fits_wherever_workers_go():
 def test_a_task_needs_at_most_as_much_as_a_worker(nodes):
     for cpus in (None, 0.1, 0.25, 1.0):
         plan = plan_workers(nodes, Settings(embed_cpus=cpus))
-        assert 0 < plan.task_cpus <= plan.embed.cpus
+        assert 0 < plan.embed.task_cpus <= plan.embed.cpus
