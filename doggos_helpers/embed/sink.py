@@ -37,20 +37,25 @@ def parts_of(folder: UPath) -> int:
 
 def forget_other_encoder(
     folder: UPath, encoder: dict[str, Any], any_dtype: bool
-) -> None:
+) -> dict[str, Any]:
     """Drop rows that don't compare with new ones: another model made them.
 
     Those of another precision do compare (a cosine of 0.999 and more between the same
     images), and go only where the user asked for one, not `any_dtype`.
+
+    Returns:
+        The encoder, with the precision in which the table was begun.
     """
-    note, told = folder / "encoder.json", dict(encoder)
-    before = read_json(note, "03_embedding") if note.is_file() else told
-    if any_dtype:
-        told["dtype"] = before.get("dtype")
-    if before != told:
-        filesystem, base = open_root(str(folder))
-        filesystem.delete_dir(base)
+    note = folder / "encoder.json"
+    if note.is_file():
+        before = read_json(note, "03_embedding")
+        if any_dtype and encoder | {"dtype": before.get("dtype")} == before:
+            return before
+        if before != encoder:
+            filesystem, base = open_root(str(folder))
+            filesystem.delete_dir(base)
     write_json(note, encoder)
+    return encoder
 
 
 def _part_folder(folder: str, part: int) -> str:

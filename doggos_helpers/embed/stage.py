@@ -71,7 +71,7 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
     encoder = made | {"layout": LAYOUT, "parts": manifest.parts}
     root = settings.embeddings_dir
     with alone(settings, "embed"), writing(root, "the embeddings"), unwrapped():
-        forget_other_encoder(root, encoder, any_dtype=settings.dtype is None)
+        encoder = forget_other_encoder(root, encoder, settings.dtype is None)
         settled = settle_parts(manifest, folder, unread=False)
         sink = TableSink(folder, manifest.parts, block_rows(manifest.rows, plan.embed))
         if settled.rows < manifest.rows:
