@@ -61,6 +61,7 @@ def write_embeddings(
         0,
         fingerprint="synthetic",
         counts=counts,
+        classes=sorted(classes),
         nodes={},
         encoder={"model": "synthetic", "dtype": "float32"},
     )

@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from doggos_helpers.clip.model import check_model
-from doggos_helpers.data.images import BadImage
-from doggos_helpers.embed.table import read_embeddings
+from doggos_helpers.data.images import BadImage, upright
 from doggos_helpers.errors import DataError, SettingsError, run_command
-from doggos_helpers.search.index import SearchIndex
+from doggos_helpers.search.index import open_index
 from doggos_helpers.settings import Settings
 
 
 class SearchSettings(Settings):
-    """Search the embedded images by --text or by --image."""
+    """Search the embedded images by --text, by --image or by --path."""
 
     text: str = Field("", description="what to look for, in words")
-    image: str = Field("", description="an image file to find similar ones of")
+    image: str = Field("", description="an image file, or several with commas")
+    path: str = Field("", description="an embedded image, as a search prints it")
     classes: str = Field("", description="only these, with commas between")
+    split: str = Field("", description="only this split")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,29 +28,44 @@ def main(arguments: Sequence[str]) -> int:
     from doggos_helpers.clip.encoder import ClipEncoder
 
     settings = SearchSettings.from_command("doggos_helpers.search", list(arguments))
-    if bool(settings.text) == bool(settings.image):
-        fix = "Give exactly one of the two"
-        raise SettingsError("one query is needed", "--text or --image", fix)
-    tower = "text" if settings.text else "image"
-    check_model(settings, [tower])
-    index = SearchIndex(read_embeddings(settings))
+    if sum(map(bool, (settings.text, settings.image, settings.path))) != 1:
+        fix = "Give exactly one of the three"
+        raise SettingsError("one query is needed", "--text, --image or --path", fix)
     classes = [c.strip() for c in settings.classes.split(",") if c.strip()]
-    found = int(index.mask_of(classes).sum())
-    encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
-    if settings.text:
-        matches = index.by_text(settings.text, encoder, settings.k, classes)
+    wanted: Any = {"k": settings.k, "classes": classes, "split": settings.split}
+    if settings.path:
+        index = open_index(settings)
+        matches = index.top_k(index.vector_of(settings.path), **wanted)
     else:
-        try:
-            data = Path(settings.image).expanduser().read_bytes()
-            matches = index.by_image(data, encoder, settings.k, classes)
-        except (OSError, BadImage) as error:
-            what = f"can't use the image ({error})"
-            raise DataError(what, settings.image, "Give an image file") from error
+        tower = "text" if settings.text else "image"
+        check_model(settings, [tower])
+        index = open_index(settings)
+        encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
+        if settings.text:
+            matches = index.by_text(settings.text, encoder, **wanted)
+        else:
+            matches = index.by_images(_read(settings.image), encoder, **wanted)
     for match in matches:
         print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
-    if found < settings.k:
-        print(f"These are all {found} images there are: fewer than k = {settings.k}.")
+    if len(matches) < settings.k:
+        print(
+            f"These are all {len(matches)} images there are: fewer than k = {settings.k}."
+        )
     return 0
+
+
+def _read(files: str) -> list[bytes]:
+    """Read image files, with commas between their names; a name may hold one, too."""
+    names = [files] if Path(files).expanduser().is_file() else files.split(",")
+    read = []
+    for name in names:
+        try:
+            read.append(Path(name.strip()).expanduser().read_bytes())
+            upright(read[-1])
+        except (OSError, BadImage) as error:
+            fix = "Give image files"
+            raise DataError(f"can't use the image ({error})", name, fix) from error
+    return read
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from doggos_helpers.cluster.connect import connect
 from doggos_helpers.cluster.plan import StagePlan, WorkerPlan
 from doggos_helpers.embed.table import find_table, read_record
 from doggos_helpers.errors import ModelError
+from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.deployments import (
     ONGOING_REQUESTS,
     QUEUED_REQUESTS,
@@ -109,6 +110,7 @@ def check_artefacts(settings: Settings) -> UPath:
             "Run notebooks 03_embedding and 04_training again",
         )
     check_fits(folder, now)
+    open_index(settings)
     return folder
 
 

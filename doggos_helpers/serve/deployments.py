@@ -20,8 +20,8 @@ from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, Preprocessing, decode
 from doggos_helpers.data.listing import PATH
-from doggos_helpers.embed.table import find_table, read_embeddings, read_record
-from doggos_helpers.search.index import SearchIndex
+from doggos_helpers.embed.table import find_table, read_record
+from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.fetch import FetchError, fetch_image
 from doggos_helpers.settings import Settings
 
@@ -90,15 +90,13 @@ class Matcher:
         """Load the classifier and the embeddings, and check that they fit."""
         from doggos_helpers.train.classifier import check_fits, load
 
-        rows, folder = read_embeddings(settings), UPath(champion)
-        encoder = read_record(settings)["encoder"]["model"]
-        about = check_fits(folder, encoder, rows.vectors.shape[1])
-        self.index = SearchIndex(rows)
+        self.index, folder = open_index(settings, update=False), UPath(champion)
+        about = check_fits(folder, read_record(settings)["encoder"]["model"])
         self.classifier, self.classes = load(folder)
         self.about = {
             "clip": settings.model,
             "classes": len(self.classes),
-            "images": len(rows),
+            "images": len(self.index),
             "epoch": about.get("epoch"),
             "val_loss": about.get("val_loss"),
         }

@@ -1,14 +1,20 @@
-"""Exact search on vectors whose order is known."""
+"""Search on vectors whose order is known, and a vector index beside exact search."""
 
 import os
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
-from doggos_helpers.embed.table import Embeddings
-from doggos_helpers.errors import SettingsError
+from doggos_helpers.embed.table import Embeddings, find_table, read_embeddings
+from doggos_helpers.errors import DataError, SettingsError, StorageError
 from doggos_helpers.search import __main__ as search
-from doggos_helpers.search.index import SearchIndex
+from doggos_helpers.search.index import SearchIndex, open_index
+from doggos_helpers.search.vector_index import VectorIndex, update_index
 from doggos_helpers.settings import Settings
 from tests.synthetic import write_embeddings
 
@@ -46,7 +52,7 @@ def test_many_classes_are_not_all_listed():
     many = np.array([f"class {i:02}" for i in range(50)])
     rows = Embeddings(many, many, many, np.eye(50, 2, dtype=np.float32))
     with pytest.raises(SettingsError) as caught:
-        SearchIndex(rows).mask_of(["zebra"])
+        SearchIndex(rows).top_k(np.eye(1, 2)[0], 1, ["zebra"])
     assert caught.value.where.endswith("class 29 and 20 more")
 
 
@@ -60,3 +66,105 @@ def test_the_command_takes_a_relative_storage_with_spaces(tmp_path, capsys):
     assert search.main([*query, "-k", "500"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 175 and "fewer than k = 500" in last
+
+
+def test_a_path_and_a_split_and_what_is_not_there(index):
+    assert np.array_equal(index.vector_of("train/x/0.jpg"), np.array([1, 0]))
+    assert not index.top_k(np.array([1, 0], np.float32), k=2, split="val")
+    with pytest.raises(SettingsError, match="train/x/9.jpg"):
+        index.vector_of("train/x/9.jpg")
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch) -> Settings:
+    """Embeddings that are searched through a vector index."""
+    monkeypatch.setattr("doggos_helpers.search.index.EXACT_ROWS", 1000)
+    settings = Settings(storage=str(tmp_path))
+    write_embeddings(
+        settings, dimension=32, train=5000, val=600, test=200, noise=0.9,
+        classes=("beagle", "pug", "o'dog", "corgi"),
+    )  # fmt: skip
+    return settings
+
+
+def paths(matches):
+    return [match.path for match in matches]
+
+
+def test_the_vector_index_finds_what_exact_search_finds(large, capsys):
+    rows = read_embeddings(large)
+    exact, index = SearchIndex(rows), open_index(large)
+    assert isinstance(index, VectorIndex) and len(index) == len(exact) == 5800
+    assert "Indexing 1 files" in capsys.readouterr().out
+    shared, queries = 0, range(0, 5800, 97)
+    for i in queries:
+        found, true = (one.top_k(rows.vectors[i], 10) for one in (index, exact))
+        shared += len(set(paths(found)) & set(paths(true)))
+        assert found[0].path == rows.paths[i]
+        assert found[0].score == pytest.approx(1, abs=1e-5)
+        assert [m.score for m in found] == sorted(m.score for m in found)[::-1]
+    assert shared / (10 * len(queries)) > 0.97
+    few = {"classes": ["o'dog"], "split": "test"}
+    got, true = (one.top_k(rows.vectors[0], 10, **few) for one in (index, exact))
+    assert paths(got) == paths(true) and len(got) == 10
+    everything = index.top_k(rows.vectors[0], 9999, **few)
+    assert {m.class_name for m in everything} == {"o'dog"} and len(everything) == 50
+    path = str(rows.paths[7])
+    assert np.allclose(index.vector_of(path), rows.vectors[7])
+    for wrong in ("train/none.jpg", "' OR 1=1 --"):
+        with pytest.raises(SettingsError, match="no such image"):
+            index.vector_of(wrong)
+    with pytest.raises(SettingsError, match="zebra"):
+        index.top_k(rows.vectors[0], 1, classes=["zebra"])
+
+
+def test_the_index_follows_the_table_and_a_killed_update_is_undone(large):
+    index = open_index(large)
+    folder = Path(find_table(large), "00000")
+    table = pq.read_table(folder / "embeddings.parquet")
+    good = table.filter(pc.field("reason").is_null())
+    assert update_index(large) == 0
+    new = good.slice(0, 10).set_column(
+        good.column_names.index("path"), "path",
+        pa.array([f"train/pug/new{i}.jpg" for i in range(10)]),
+    )  # fmt: skip
+    pq.write_table(new, folder / "more.parquet")
+    index.rows.add(index.rows.to_arrow().slice(0, 3))  # and then it was killed
+    assert update_index(large) == 10
+    index = open_index(large)
+    assert len(index) == 5810
+    vector = index.vector_of("train/pug/new3.jpg")
+    assert "train/pug/new3.jpg" in paths(index.top_k(vector, 2))
+    (folder / "more.parquet").unlink()
+    pq.write_table(table.slice(0, 4000), folder / "embeddings.parquet")  # as settled
+    left = len(good.filter(pc.is_in(good["path"], table["path"].slice(0, 4000))))
+    index = open_index(large)
+    stored = index.rows.to_arrow()["path"].to_pylist()
+    assert len(stored) == len(set(stored)) == len(index) == left
+    assert not any("new" in path for path in stored)
+
+
+def test_replicas_read_the_index_and_do_not_build_it(large):
+    with pytest.raises(StorageError, match="no such artefact yet"):
+        open_index(large, update=False)
+
+
+def test_the_command_takes_one_query_of_three_kinds(tmp_path, capsys):
+    settings = Settings(storage=str(tmp_path))
+    write_embeddings(settings, dimension=128)
+    known = str(read_embeddings(settings).paths[5])
+    place = ["--storage", str(tmp_path), "-k", "2"]
+    assert search.main(["--path", known, "--split", "train", *place]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(known) or "train/" in second
+    with pytest.raises(SettingsError, match="--text, --image or --path"):
+        search.main(["--path", known, "--text", "a dog", *place])
+    files = [tmp_path / "one, or.jpg", tmp_path / "two.jpg"]
+    for file, colour in zip(files, ("red", "brown"), strict=True):
+        Image.new("RGB", (200, 150), colour).save(file)
+    assert search.main(["--image", str(files[0]), *place]) == 0
+    alone = capsys.readouterr().out
+    assert search.main(["--image", f"{files[1]},{files[1]}", *place]) == 0
+    assert capsys.readouterr().out != alone
+    with pytest.raises(DataError, match="can't use the image"):
+        search.main(["--image", f"{files[1]},{tmp_path}/none.jpg", *place])
