@@ -108,7 +108,9 @@ def strips(
 
 
 def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figure":
-    """Draw embeddings in two dimensions (t-SNE), coloured by class.
+    """Draw embeddings in two dimensions (t-SNE), a colour and shape a class.
+
+    The name of a class, of up to 24, is where its images lie closest together.
 
     Args:
         vectors: float32 [n, d]; of more than 2,000 rows a random 2,000 are drawn.
@@ -116,6 +118,7 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
         seed: Of the choice and of t-SNE.
     """
     import matplotlib
+    from matplotlib.patheffects import withStroke
     from sklearn.manifold import TSNE
 
     if len(vectors) > 2000:
@@ -124,16 +127,19 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     perplexity = min(30, max(2, (len(vectors) - 1) // 3))
     tsne = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=seed)
     points = tsne.fit_transform(vectors)
-    names = sorted(set(classes))
-    colours = matplotlib.colormaps["nipy_spectral"](np.linspace(0.05, 0.95, len(names)))
     figure = new_figure(8.5, 5)
     axis = figure.subplots()
-    for name, colour in zip(names, colours, strict=True):
-        x, y = points[classes == name].T
-        axis.scatter(x, y, s=14, color=colour, label=name if len(names) <= 24 else "")
     axis.set(xticks=[], yticks=[])
-    if len(names) <= 24:
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    # Colours that colour-blind readers tell apart; a second round has other shapes.
+    colours, names = matplotlib.colormaps["okabe_ito"].colors, sorted(set(classes))
+    for number, name in enumerate(names):
+        mine, (shape, colour) = points[classes == name], divmod(number, len(colours))
+        x, y = mine.T
+        axis.scatter(x, y, s=14, color=colours[colour], marker="o^sDvPX*"[shape % 8])
+        if len(names) <= 24:
+            far = np.linalg.norm(mine[:, None] - mine[None], axis=2).sum(axis=1)
+            text = axis.annotate(name, mine[far.argmin()], fontsize=8, ha="center")
+            text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     return figure
 
 
@@ -150,11 +156,7 @@ def bars(values: Mapping[str, float], label: str) -> "Figure":
 
 
 def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Draw the latencies of load tests above each other, with their p50 and p95.
-
-    Args:
-        reports: From `loadtest.send_load`, by the title to give each.
-    """
+    """Draw the latencies of load tests, by title, above each other."""
     figure = new_figure(7, 1.9 * len(reports))
     axes = figure.subplots(len(reports), 1, sharex=True, squeeze=False)[:, 0]
     longest = max(max(r["latencies_ms"], default=1.0) for r in reports.values())
@@ -163,8 +165,7 @@ def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
         axis.hist(report["latencies_ms"], bins=edges, color="#4477aa")
         for name, style in (("p50", "-"), ("p95", "--")):
             at = report["latency_ms"].get(name, np.nan)
-            label = f"{name} {at:.0f} ms"
-            axis.axvline(at, color="#cc3311", linestyle=style, label=label)
+            axis.axvline(at, color="#cc3311", ls=style, label=f"{name} {at:.0f} ms")
         axis.set_title(title, fontsize=9, loc="left")
         axis.set(ylabel="replies")
         axis.yaxis.get_major_locator().set_params(integer=True)
@@ -190,9 +191,8 @@ def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
     table[["train_loss", "val_loss"]].set_axis(["training", "validation"], axis=1).plot(
         ax=axis, marker="o", ms=3, color=["#4477aa", "#ee6677"]
     )
-    mark: dict[str, Any] = {"ms": 11, "mfc": "none", "color": "#ee6677"}
-    label = f"best: epoch {best}"
-    axis.plot(best, table["val_loss"][best], "o", label=label, **mark)
+    axis.plot(best, table["val_loss"][best], "o", ms=11, mfc="none", color="#ee6677")
+    axis.lines[-1].set_label(f"best: epoch {best}")
     axis.axhline(np.log(classes), color="grey", linestyle=":", label="guessing")
     axis.set(xlabel="epoch", ylabel="loss (cross-entropy)")
     axis.set_ylim(bottom=0)

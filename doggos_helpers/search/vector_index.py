@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from lancedb.index import Bitmap, BTree, IvfPq
+from lancedb.index import Bitmap, BTree, IvfSq
 from pyarrow import fs
 
 from doggos_helpers.artefacts import missing, read_json, write_json, writing
@@ -24,7 +24,6 @@ from doggos_helpers.settings import Settings
 
 NAME, FILE = "images", "file"
 PROBES, REFINE = 32, 10  # lists searched; candidates compared exactly, of each k
-SUB_VECTOR = 8  # numbers that the index keeps as one byte
 FEWEST_ROWS = 256 * 16  # what training the index takes
 
 
@@ -120,12 +119,8 @@ def _index(rows: Any) -> None:
         return
     count = rows.count_rows()
     if count >= FEWEST_ROWS:
-        size = rows.schema.field(EMBEDDING).type.list_size
-        how = IvfPq(
-            distance_type="cosine",
-            num_partitions=max(16, int(math.sqrt(count))),
-            num_sub_vectors=max(1, size // SUB_VECTOR),
-        )
+        lists = max(16, int(math.sqrt(count)))
+        how = IvfSq(distance_type="cosine", num_partitions=lists)
         rows.create_index(EMBEDDING, config=how)
     rows.create_index(PATH, config=BTree())
     for column in (CLASS, SPLIT, FILE):

@@ -81,7 +81,7 @@ def large(tmp_path, monkeypatch) -> Settings:
     monkeypatch.setattr("doggos_helpers.search.index.EXACT_ROWS", 1000)
     settings = Settings(storage=str(tmp_path))
     write_embeddings(
-        settings, dimension=32, train=5000, val=600, test=200, noise=0.9,
+        settings, dimension=32, train=5000, val=600, test=200, noise=0.4,
         classes=("beagle", "pug", "o'dog", "corgi"),
     )  # fmt: skip
     return settings
