@@ -131,7 +131,7 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     axis = figure.subplots()
     axis.set(xticks=[], yticks=[])
     # Colours that colour-blind readers tell apart; a second round has other shapes.
-    colours, names = matplotlib.colormaps["okabe_ito"].colors, sorted(set(classes))
+    colours, names = matplotlib.colormaps["okabe_ito"](range(8)), sorted(set(classes))
     for number, name in enumerate(names):
         mine, (shape, colour) = points[classes == name], divmod(number, len(colours))
         x, y = mine.T

@@ -48,9 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     for match in matches:
         print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
     if len(matches) < settings.k:
-        print(
-            f"These are all {len(matches)} images there are: fewer than k = {settings.k}."
-        )
+        found = f"These are all {len(matches)} images there are"
+        print(f"{found}: fewer than k = {settings.k}.")
     return 0
 
 
