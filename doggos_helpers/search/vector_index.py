@@ -24,6 +24,7 @@ from doggos_helpers.settings import Settings
 
 NAME, FILE = "images", "file"
 PROBES, REFINE = 32, 10  # lists searched; candidates compared exactly, of each k
+FEW_ROWS = 20_000  # that a filter leaves: compared one by one
 FEWEST_ROWS = 256 * 16  # what training the index takes
 
 
@@ -63,8 +64,11 @@ class VectorIndex(Index):
         conditions = [f"{SPLIT} = {_quoted(split)}"] if split else []
         if classes:
             conditions.append(f"class IN ({', '.join(map(_quoted, classes))})")
-        if conditions:  # more lists are searched until there are k
-            query = query.where(" AND ".join(conditions), prefilter=True)
+        if conditions:
+            wanted = " AND ".join(conditions)
+            query = query.where(wanted, prefilter=True)
+            if self.rows.count_rows(wanted) <= FEW_ROWS:  # they may lie in any list
+                query = query.bypass_vector_index()
         query = query.minimum_nprobes(PROBES).maximum_nprobes(0)
         found = query.refine_factor(REFINE).limit(k).to_list()
         return [
