@@ -34,6 +34,7 @@ class Index(ABC):
     """Embedded images to search in. Vectors are float32 [d], of length one."""
 
     classes: list[str]
+    dimension: int
 
     def top_k(
         self, vector: np.ndarray, k: int, classes: Sequence[str] = (), split: str = ""
@@ -128,6 +129,7 @@ class SearchIndex(Index):
     def __init__(self, embeddings: Embeddings) -> None:
         """Keep the rows; nothing is built."""
         self.embeddings = embeddings
+        self.dimension = embeddings.vectors.shape[1]
         self.classes = sorted(set(embeddings.classes.tolist()))
 
     def __len__(self) -> int:

@@ -42,6 +42,7 @@ class VectorIndex(Index):
             StorageError: It isn't there.
         """
         self.rows = _open(settings)
+        self.dimension = self.rows.schema.field(EMBEDDING).type.list_size
         self.classes = read_record(settings)["classes"]
 
     def __len__(self) -> int:

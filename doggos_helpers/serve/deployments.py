@@ -91,7 +91,8 @@ class Matcher:
         from doggos_helpers.train.classifier import check_fits, load
 
         self.index, folder = open_index(settings, update=False), UPath(champion)
-        about = check_fits(folder, read_record(settings)["encoder"]["model"])
+        encoder = read_record(settings)["encoder"]["model"]
+        about = check_fits(folder, encoder, self.index.dimension)
         self.classifier, self.classes = load(folder)
         self.about = {
             "clip": settings.model,
