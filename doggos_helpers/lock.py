@@ -63,6 +63,7 @@ class Lease:
         """Remember the object; nothing is written."""
         self.path, self.beats, self.owner = path, 0, uuid.uuid4().hex
         self.ended = threading.Event()
+        self.renewing = threading.Thread(target=self._renew, daemon=True)
 
     def acquire(self, timeout: float) -> None:
         """Take the lock, or raise TimeoutError."""
@@ -78,11 +79,12 @@ class Lease:
         time.sleep(1)
         if not self._read().startswith(self.owner):
             raise TimeoutError
-        threading.Thread(target=self._renew, daemon=True).start()
+        self.renewing.start()
 
     def release(self) -> None:
         """Give the lock back."""
         self.ended.set()
+        self.renewing.join()  # else its last beat could come after the end
         with contextlib.suppress(OSError):
             self.path.unlink()
 

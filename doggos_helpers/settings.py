@@ -173,6 +173,15 @@ class Settings(Places, BaseSettings):
         )
         return value if looks_like_hub_id else str(path.resolve())
 
+    @field_validator("storage")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        """Refuse a bucket with its key or address in it: other paths are made of it."""
+        if "://" in value and not {"@", "?"}.isdisjoint(value):
+            variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
+            raise ValueError(f"a bucket and folder alone, the rest in {variables}")
+        return value
+
     def shown(self) -> dict[str, Any]:
         """Return all settings as they may be recorded: without credentials."""
         return {

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from doggos_helpers.clip.model import check_model
-from doggos_helpers.data.images import BadImage, upright
+from doggos_helpers.data.images import BadImage
 from doggos_helpers.errors import DataError, SettingsError, run_command
 from doggos_helpers.search.index import open_index
 from doggos_helpers.settings import Settings
@@ -37,14 +37,17 @@ def main(arguments: Sequence[str]) -> int:
         index = open_index(settings)
         matches = index.top_k(index.vector_of(settings.path), **wanted)
     else:
-        tower = "text" if settings.text else "image"
+        files, tower = _read(settings.image), "text" if settings.text else "image"
         check_model(settings, [tower])
         index = open_index(settings)
         encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
         if settings.text:
             matches = index.by_text(settings.text, encoder, **wanted)
         else:
-            matches = index.by_images(_read(settings.image), encoder, **wanted)
+            try:
+                matches = index.by_images(files, encoder, **wanted)
+            except BadImage as error:
+                raise _unusable(settings.image, error) from error
     for match in matches:
         print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
     if len(matches) < settings.k:
@@ -55,16 +58,19 @@ def main(arguments: Sequence[str]) -> int:
 
 def _read(files: str) -> list[bytes]:
     """Read image files, with commas between their names; a name may hold one, too."""
-    names = [files] if Path(files).expanduser().is_file() else files.split(",")
+    one = Path(files).expanduser().is_file()
+    names = [files] if one else [n.strip() for n in files.split(",") if n.strip()]
     read = []
     for name in names:
         try:
-            read.append(Path(name.strip()).expanduser().read_bytes())
-            upright(read[-1])
-        except (OSError, BadImage) as error:
-            fix = "Give image files"
-            raise DataError(f"can't use the image ({error})", name, fix) from error
+            read.append(Path(name).expanduser().read_bytes())
+        except OSError as error:
+            raise _unusable(name, error) from error
     return read
+
+
+def _unusable(name: str, error: Exception) -> DataError:
+    return DataError(f"can't use the image ({error})", name, "Give an image file")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def update_index(settings: Settings) -> int:
     An update that was killed is undone by the next one.
 
     Returns:
-        How many images were added.
+        How many files of the table were added.
 
     Raises:
         StorageError: There are no embeddings, or it can't be written.
@@ -92,14 +92,14 @@ def update_index(settings: Settings) -> int:
     folder = settings.artefacts / "search"
     note = folder / "index.json"
     with alone(settings, "search"), writing(folder, "the index"):
-        there, database = _files(find_table(settings)), _database(settings)
+        table, database = find_table(settings), _database(settings)
         noted = read_json(note, "03_embedding") if note.is_file() else {}
-        known = noted.get("files", {})
-        new = {name: file for name, file in there.items() if name not in known}
-        gone = sorted(set(known) - set(there))
+        there, known = _files(table), set(noted.get("files", []))
+        new = {name: path for name, path in there.items() if name not in known}
+        gone = sorted(known - set(there))
         if not (new or gone):
             return 0
-        reader = _read(new)
+        reader = _read(table, new)
         if len(gone) == len(known):  # none yet, or of another encoder
             print(f"Indexing {len(new)} files of embeddings for search.", flush=True)
             rows = database.create_table(NAME, reader, mode="overwrite")
@@ -113,8 +113,8 @@ def update_index(settings: Settings) -> int:
             if reader:
                 rows.add(reader)
         _index(rows)
-        write_json(note, {"files": {n: 0 for n in there}, "version": rows.version})
-        return sum(pq.read_metadata(*file).num_rows for file in new.values())
+        write_json(note, {"files": sorted(there), "version": rows.version})
+        return len(new)
 
 
 def _index(rows: Any) -> None:
@@ -132,9 +132,9 @@ def _index(rows: Any) -> None:
         rows.create_index(column, config=Bitmap())
 
 
-def _read(files: dict[str, tuple[str, fs.FileSystem]]) -> pa.RecordBatchReader | None:
+def _read(folder: str, files: dict[str, str]) -> pa.RecordBatchReader | None:
     """Read the good rows of files, one file at a time; None where there are none."""
-    tables = _tables(files)
+    tables = _tables(folder, files)
     first = next(tables, None)
     if first is None:
         return None
@@ -147,10 +147,10 @@ def _read(files: dict[str, tuple[str, fs.FileSystem]]) -> pa.RecordBatchReader |
     return pa.RecordBatchReader.from_batches(first.schema, batches())
 
 
-def _tables(files: dict[str, tuple[str, fs.FileSystem]]) -> Iterator[pa.Table]:
-    columns = [PATH, CLASS, SPLIT, EMBEDDING]
-    for name, (path, filesystem) in files.items():
-        good = pc.field(REASON).is_null()
+def _tables(folder: str, files: dict[str, str]) -> Iterator[pa.Table]:
+    columns, good = [PATH, CLASS, SPLIT, EMBEDDING], pc.field(REASON).is_null()
+    filesystem, _ = open_root(folder)
+    for name, path in files.items():
         table = pq.read_table(
             path, filesystem=filesystem, columns=columns, filters=good
         )
@@ -162,15 +162,12 @@ def _tables(files: dict[str, tuple[str, fs.FileSystem]]) -> Iterator[pa.Table]:
         yield pa.table({**kept, FILE: [name] * len(table), EMBEDDING: vectors})
 
 
-def _files(folder: str) -> dict[str, tuple[str, fs.FileSystem]]:
-    """Return the table's files, by a name that says which bytes they have."""
+def _files(folder: str) -> dict[str, str]:
+    """Return the table's files: their paths, by names that say which bytes."""
     filesystem, base = open_root(folder)
     found = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     return {
-        f"{os.path.relpath(info.path, base)} {info.size} {info.mtime_ns}": (
-            info.path,
-            filesystem,
-        )
+        f"{os.path.relpath(info.path, base)} {info.size} {info.mtime_ns}": info.path
         for info in sorted(found, key=lambda info: info.path)
         if info.path.endswith(".parquet") and not info.base_name.startswith(".")
     }

@@ -19,8 +19,11 @@ from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError, StorageError
 from doggos_helpers.lock import Lease
+from doggos_helpers.search.index import open_index
+from doggos_helpers.search.vector_index import update_index
 from doggos_helpers.settings import Settings
 from tests.buckets import BUCKET, BucketServer, needs_server
+from tests.synthetic import write_embeddings
 
 pytestmark = needs_server
 SERIES = """
@@ -145,6 +148,22 @@ def test_storage_that_takes_no_writes_says_so(server, user, bucket, why, monkeyp
             check_storage(settings)
     assert f"s3://{bucket}/storage" in str(told.value)
     assert "AWS_ACCESS_KEY_ID" in told.value.fix
+
+
+def test_a_vector_index_is_built_and_followed_in_a_bucket(owner, tmp_path, monkeypatch):
+    """The table of a folder, copied into the bucket, through LanceDB and back."""
+    monkeypatch.setattr("doggos_helpers.search.index.EXACT_ROWS", 1000)
+    here = Settings(storage=str(tmp_path))
+    write_embeddings(here, dimension=32, train=5000, val=60, test=60)
+    there = Settings(storage=f"s3://{BUCKET}/indexed")
+    bucket = S3FileSystem(endpoint_url=owner.endpoint, use_listings_cache=False)
+    bucket.put(str(here.embeddings_dir), str(there.embeddings_dir), recursive=True)
+    rows, index = read_embeddings(here), open_index(there)
+    assert len(index) == len(rows) and update_index(there) == 0
+    for i in (0, 2000, 5000):
+        found = index.top_k(rows.vectors[i], 1, split=str(rows.splits[i]))
+        assert found[0].path == rows.paths[i]
+    assert len(open_index(there, update=False)) == len(rows)
 
 
 def test_a_server_that_dies_is_an_error_and_not_a_bad_image(

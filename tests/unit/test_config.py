@@ -187,3 +187,10 @@ def test_a_relative_data_set_becomes_absolute_and_a_uri_stays(tmp_path, monkeypa
     assert Settings(dataset="s3://bucket/x").dataset == "s3://bucket/x"
     assert Settings(model="openai/clip").model == "openai/clip"
     assert Path(Settings(model="./dogs").model) == tmp_path / "dogs"
+
+
+@pytest.mark.parametrize("storage", ["s3://me:secret@b/x", "s3://b/x?region=us-east-1"])
+def test_a_storage_with_more_than_its_place_is_refused(storage):
+    with pytest.raises(SettingsError, match="AWS_ENDPOINT_URL") as told:
+        Settings.given(storage=storage)
+    assert "secret" not in str(told.value).replace("SECRET", "")
