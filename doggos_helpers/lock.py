@@ -90,7 +90,8 @@ class Lease:
 
     def _read(self) -> str:
         try:
-            return self.path.read_text()
+            # In one request: opened first, it may be written again before it is read.
+            return self.path.fs.cat_file(self.path.path).decode()
         except FileNotFoundError:
             return ""
 

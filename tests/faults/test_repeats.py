@@ -171,6 +171,7 @@ def small(dogs: Path, storage: Path) -> dict[str, Any]:
         "storage": str(storage),
         "tracking_uri": f"sqlite:///{storage}/mlflow.db",
         "embed_batch_size": 4,
+        "dtype": "float32",  # bfloat16 rounds by what shares a batch
         "epochs": 6,
         "port": free_ports(1)[0],
         "serve_images": "yes",

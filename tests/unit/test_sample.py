@@ -12,7 +12,6 @@ import boto3
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from doggos_helpers.data.files import list_files
@@ -25,6 +24,7 @@ from doggos_sample.breeds import TABLE
 from doggos_sample.picture import random_framing, render
 from doggos_sample.traits import ATTRIBUTES, of_breed
 from doggos_sample.workers import run_here
+from tests.buckets import BucketServer, needs_server
 
 ROOT = Path(__file__).parents[2]
 PER_BREED = 7
@@ -319,19 +319,20 @@ def test_a_near_duplicate_looks_like_its_original_but_is_another_file():
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    client = boto3.client(
-        "s3", endpoint_url=f"http://{host}:{port}", region_name="us-west-2",
-        aws_access_key_id="x", aws_secret_access_key="x",
-    )  # fmt: skip
-    place = {"LocationConstraint": "us-west-2"}
-    client.create_bucket(Bucket="dogs", CreateBucketConfiguration=place)
-    query = f"?scheme=http&endpoint_override={host}:{port}&region=us-west-2"
-    yield client, "s3://x:x@dogs/{}" + query
-    server.stop()
+def bucket(tmp_path_factory):
+    server = BucketServer(tmp_path_factory.mktemp("seaweed"))
+    try:
+        server.start()
+        client = boto3.client(
+            "s3", endpoint_url=server.endpoint, region_name="us-east-1",
+            aws_access_key_id="owner", aws_secret_access_key="owner-secret",
+        )  # fmt: skip
+        client.create_bucket(Bucket="dogs")
+        host = server.endpoint.removeprefix("http://")
+        query = f"?scheme=http&endpoint_override={host}&region=us-east-1"
+        yield client, "s3://owner:owner-secret@dogs/{}" + query
+    finally:
+        server.stop()
 
 
 def keys(client, prefix):
@@ -342,6 +343,7 @@ def keys(client, prefix):
     return {k.removeprefix(prefix) for k in found if not k.endswith("/")}
 
 
+@needs_server
 def test_a_run_to_a_bucket_is_resumed_and_complete_with_its_table(
     bucket, tmp_path, monkeypatch
 ):
@@ -376,6 +378,7 @@ def test_a_run_to_a_bucket_is_resumed_and_complete_with_its_table(
     assert write_dataset(uri, 2, seed=1) == 2 * len(BREEDS) and not drawn
 
 
+@needs_server
 def test_a_bucket_that_holds_other_files_is_left_alone(bucket):
     client, uri = bucket
     client.put_object(Bucket="dogs", Key="mine/cat.jpg", Body=b"cat")
@@ -384,11 +387,12 @@ def test_a_bucket_that_holds_other_files_is_left_alone(bucket):
     assert keys(client, "mine/") == {"cat.jpg"}
 
 
+@needs_server
 def test_a_bucket_that_does_not_exist_is_named(bucket):
     uri = bucket[1].replace("@dogs/", "@nowhere/").format("v2")
     with pytest.raises(StorageError, match="can't write the sample .*nowhere") as error:
         write_dataset(uri, 1, workers=1)
-    assert "x:x@" in uri and "x:x@" not in str(error.value)
+    assert "owner:owner-secret@" in uri and "x:x@" not in str(error.value)
 
 
 def test_a_place_that_only_fsspec_knows():
