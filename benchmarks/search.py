@@ -28,7 +28,7 @@ from doggos_helpers.search import index as searching
 from doggos_helpers.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
-DIMENSION, FILE_ROWS, QUERIES, K = 512, 50_000, 200, 10
+DIMENSION, QUERIES, K = 512, 200, 10
 WAYS = ("exact", "vector index", "take_all + cdist")
 MOST_TAKEN = 100_000  # Python objects of a million would take some 20 GB
 MIB = 2**20
@@ -61,7 +61,9 @@ def spectrum() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (wide @ turn).astype(np.float32), stretched.astype(np.float32), turn
 
 
-def write_table(settings: Settings, rows: int, shape: Any) -> np.ndarray:
+def write_table(
+    settings: Settings, rows: int, shape: Any, file_rows: int = 50_000
+) -> np.ndarray:
     """Write the table that an embedding would leave; return queries [n, 512]."""
     centres, deviations, turn = shape
     random, turn = np.random.default_rng(0), turn.astype(np.float32)
@@ -72,10 +74,10 @@ def write_table(settings: Settings, rows: int, shape: Any) -> np.ndarray:
         vectors = centres[of] + (noise * deviations) @ turn
         return of, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    for number in range(-(-rows // FILE_ROWS)):
-        count = min(FILE_ROWS, rows - number * FILE_ROWS)
+    for number in range(-(-rows // file_rows)):
+        count = min(file_rows, rows - number * file_rows)
         of, vectors = draw(count)
-        ids = number * FILE_ROWS + np.arange(count)
+        ids = number * file_rows + np.arange(count)
         splits = np.where(ids % 10 < 8, "train", np.where(ids % 10 == 8, "val", "test"))
         flat = pa.array(vectors.astype(np.float32).ravel())
         offsets = pa.array(np.arange(count + 1, dtype=np.int32) * DIMENSION)

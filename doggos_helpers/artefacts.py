@@ -2,14 +2,16 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from upath import UPath
 
@@ -85,15 +87,23 @@ def check_storage(settings: Settings) -> None:
                 probe.unlink()
 
 
-def write_whole(path: Path | UPath, content: bytes) -> None:
-    """Write a file: a reader sees the old one or the new one, never half."""
-    if in_bucket(path):  # in a bucket a file appears whole
-        path.write_bytes(content)
+def write_whole(path: Path | UPath, content: bytes | BinaryIO) -> None:
+    """Write a file: a reader sees the old one or the new one, never half.
+
+    Args:
+        path: Where.
+        content: What, or an open file that holds it.
+    """
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    if in_bucket(path):  # there a file appears whole
+        with path.open("wb") as file:
+            shutil.copyfileobj(source, file)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(content)
+        with draft.open("wb") as file:
+            shutil.copyfileobj(source, file)
         os.replace(str(draft), str(path))
     finally:
         draft.unlink(missing_ok=True)

@@ -155,6 +155,20 @@ def bars(values: Mapping[str, float], label: str) -> "Figure":
     return figure
 
 
+def usage(samples: pd.DataFrame) -> "Figure":
+    """Draw what was sampled while something ran: each column over the first one."""
+    over, *names = samples.columns
+    figure = new_figure(7, 1.5 * len(names))
+    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, name in zip(axes, names, strict=True):
+        axis.plot(samples[over], samples[name], color="#4477aa", marker=".", ms=4)
+        axis.set_title(name, fontsize=9, loc="left")
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel(over)
+    return figure
+
+
 def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Draw the latencies of load tests, by title, above each other."""
     figure = new_figure(7, 1.9 * len(reports))

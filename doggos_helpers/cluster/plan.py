@@ -124,7 +124,13 @@ def plan_workers(
         embed=dataclasses.replace(embed, task_cpus=task_cpus),
         train=train,
         # The classifier is so small that a GPU would wait for its data.
-        evaluate=dataclasses.replace(serve, gpus=0, batch_size=256, dtype="float32"),
+        evaluate=dataclasses.replace(
+            serve,
+            gpus=0,
+            batch_size=256,
+            dtype="float32",
+            task_cpus=min(task_cpus, serve.cpus),
+        ),
         serve=serve,
         device="cuda" if on_gpu else "cpu",
         accelerator_type=(settings.accelerator_type or "") if on_gpu else "",

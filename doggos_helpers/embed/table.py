@@ -1,11 +1,16 @@
 """The table of embeddings: one row a manifest path, with an embedding or a reason."""
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from doggos_helpers.artefacts import missing, read_json
@@ -18,6 +23,9 @@ EMBEDDING = "embedding"
 REASON = "reason"
 DIGEST = "digest"
 TABLE = "table"
+GOOD = pc.field(REASON).is_null()
+LABELLED = GOOD & (pc.field(CLASS) != "")  # classifiers learn and are measured on these
+READERS = 16  # threads
 LAYOUT = "2"  # of its files; a table of another one is not gone on with
 
 
@@ -46,11 +54,6 @@ class Embeddings:
         """Return the rows where `mask` (bool [n], or indices) holds."""
         columns = (self.paths, self.classes, self.splits, self.vectors)
         return Embeddings(*(c[mask] for c in columns))
-
-    def to_arrow(self) -> pa.FixedSizeListArray:
-        """Return the vectors as an Arrow column: one list of d numbers a row."""
-        flat = pa.array(np.ascontiguousarray(self.vectors).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, self.vectors.shape[1])
 
 
 def find_table(settings: Settings) -> str:
@@ -84,28 +87,122 @@ def read_record(settings: Settings) -> dict[str, Any]:
     return record
 
 
-def read_embeddings(settings: Settings, split: str = "") -> Embeddings:
-    """Read the good rows of the table, of one split or of all.
+@dataclass(frozen=True)
+class Contents:
+    """What the table holds of images with a class: counts, and no rows.
+
+    `files` are its files in order, with the rows of each split; `labels` counts rows
+    by split and class; `dimension` is that of the embeddings.
+    """
+
+    folder: str
+    dimension: int
+    files: dict[str, Counter[str]]
+    labels: Counter[tuple[str, str]]
+
+    def rows(self, split: str) -> int:
+        """Count the rows of a split."""
+        return sum(count[split] for count in self.files.values())
+
+
+def read_contents(settings: Settings) -> Contents:
+    """Count what the table holds, file by file, without reading its vectors.
 
     Raises:
         StorageError: There is no table yet, or it can't be read.
     """
-    file, good = find_table(settings), pc.field(REASON).is_null()
-    wanted = good & (pc.field(SPLIT) == split) if split else good
-    try:
-        columns = [PATH, CLASS, SPLIT, EMBEDDING]
-        filesystem, base = open_root(file)
+    folder, keys = find_table(settings), [SPLIT, CLASS]
+
+    def count(file: ds.Fragment) -> tuple[str, list[dict[str, Any]]]:
+        rows = file.to_table(columns=keys, filter=LABELLED)
+        return file.path, rows.group_by(keys).aggregate([([], "count_all")]).to_pylist()
+
+    files: dict[str, Counter[str]] = {}
+    labels: Counter[tuple[str, str]] = Counter()
+    with _readable(folder), ThreadPoolExecutor(READERS) as pool:
+        table = open_table(settings)
+        first = table.head(1, columns=[EMBEDDING], filter=LABELLED)
+        for path, groups in pool.map(count, table.get_fragments()):
+            files[path] = Counter()
+            for group in groups:
+                files[path][group[SPLIT]] += group["count_all"]
+                labels[group[SPLIT], group[CLASS]] += group["count_all"]
+    dimension = len(first[EMBEDDING][0]) if len(first) else 0
+    return Contents(folder, dimension, dict(sorted(files.items())), labels)
+
+
+def read_file(folder: str, path: str, rows: pc.Expression = GOOD) -> pa.Table:
+    """Read some rows of one file of the table.
+
+    Args:
+        folder: Of the table.
+        path: Of the file, as `Contents` names it.
+        rows: Which of the good ones.
+
+    Returns:
+        Path, class, split and embedding, as lists of a fixed size.
+
+    Raises:
+        StorageError: It can't be read.
+    """
+    filesystem, _ = open_root(folder)
+    columns, wanted = [PATH, CLASS, SPLIT, EMBEDDING], GOOD & rows
+    with _readable(folder):
         table = pq.read_table(
-            base, columns=columns, filters=wanted, filesystem=filesystem
+            path, columns=columns, filters=wanted, filesystem=filesystem
         )
+    flat = table[EMBEDDING].combine_chunks().flatten()
+    size = max(1, len(flat) // max(1, len(table)))
+    lists = pa.FixedSizeListArray.from_arrays(flat, size)
+    return table.set_column(columns.index(EMBEDDING), EMBEDDING, lists)
+
+
+def read_embeddings(
+    settings: Settings, split: str = "", most: int = 2**31 - 1
+) -> Embeddings:
+    """Read good rows of the table into memory, of one split or of all.
+
+    Args:
+        settings: Whose table.
+        split: Such as "test"; empty: all.
+        most: So many rows at most: the first ones, in the order of the table's files.
+
+    Raises:
+        StorageError: There is no table yet, or it can't be read.
+    """
+    columns = [PATH, CLASS, SPLIT, EMBEDDING]
+    wanted = GOOD & (pc.field(SPLIT) == split) if split else GOOD
+    with _readable(find_table(settings)):
+        rows = open_table(settings).head(most, columns=columns, filter=wanted)
+    rows = rows.sort_by(PATH)
+    paths, classes, splits = (np.array(rows[c].to_pylist(), str) for c in columns[:3])
+    return Embeddings(paths, classes, splits, vectors_of(rows))
+
+
+def open_table(settings: Settings) -> ds.Dataset:
+    """Open the table as an Arrow Dataset, which reads nothing until it is asked.
+
+    Raises:
+        StorageError: There is no table yet.
+    """
+    filesystem, base = open_root(find_table(settings))
+    return ds.dataset(base, filesystem=filesystem)
+
+
+def vectors_of(rows: pa.Table) -> np.ndarray:
+    """Return the embeddings of rows, float32 [n, d]."""
+    flat = rows[EMBEDDING].combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(rows), len(flat) // max(1, len(rows)))
+
+
+@contextlib.contextmanager
+def _readable(folder: str) -> Iterator[None]:
+    """Say what to do where the table can't be read."""
+    try:
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(
             f"can't read the embeddings ({str(error).split(': ')[-1]})",
-            str(file),
+            folder,
             "Run notebook 03_embedding again: it computes what can't be read",
         ) from error
-    table = table.sort_by(PATH)
-    flat = table[EMBEDDING].combine_chunks().flatten().to_numpy()
-    vectors = flat.reshape(len(table), len(flat) // max(1, len(table)))
-    paths, classes, splits = (np.array(table[c].to_pylist(), str) for c in columns[:3])
-    return Embeddings(paths, classes, splits, vectors)

@@ -1,33 +1,58 @@
 """Batch prediction of the test split on Ray Data, and the table it writes."""
 
-import math
-from typing import TYPE_CHECKING
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import ray
 from upath import UPath
 
-from doggos_helpers.artefacts import missing, writing
+from doggos_helpers.artefacts import missing, write_whole, writing
 from doggos_helpers.cluster.nodes import NODE, this_node
 from doggos_helpers.cluster.plan import WorkerPlan
-from doggos_helpers.data.files import open_root, write_parquet
-from doggos_helpers.data.listing import CLASS, PATH
-from doggos_helpers.embed.table import EMBEDDING, Embeddings
+from doggos_helpers.data.files import open_root
+from doggos_helpers.data.listing import CLASS, PATH, SPLIT
+from doggos_helpers.embed.table import EMBEDDING, LABELLED, read_file
 from doggos_helpers.errors import unwrapped
+from doggos_helpers.evaluate.metrics import PREDICTED, Tally
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import load, predict_probabilities
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from doggos_helpers.evaluate.stage import EvaluateInputs
 
-PREDICTED = "predicted"
+
+TEST = "test"
+FILE = "file"
 PROBABILITY = "probability"
 PROBABILITIES = "probabilities"
 PREDICTIONS = "predictions.parquet"
+SCHEMA = pa.schema(
+    {
+        PATH: pa.string(),
+        CLASS: pa.string(),
+        PREDICTED: pa.string(),
+        PROBABILITY: pa.float32(),
+        PROBABILITIES: pa.list_(pa.float32()),
+        NODE: pa.string(),
+    }
+)
+MOST_READ = 1_000_000  # rows in a notebook
+
+
+def read_test_rows(file: pa.Table, folder: str) -> pa.Table:
+    """Read the test rows of a file of the table. Runs in Ray Data tasks."""
+    [path] = file[FILE].to_pylist()
+    return read_file(folder, path, LABELLED & (pc.field(SPLIT) == TEST))
 
 
 class Predictor:
@@ -51,35 +76,39 @@ class Predictor:
         vectors = np.stack(list(batch[EMBEDDING]))
         probabilities = predict_probabilities(self.model, vectors)
         best = probabilities.argmax(axis=1)
-        return pa.table(
-            {
-                PATH: pa.array(batch[PATH]),
-                CLASS: pa.array(batch[CLASS]),
-                PREDICTED: pa.array([self.classes[i] for i in best]),
-                PROBABILITY: pa.array(probabilities.max(axis=1)),
-                PROBABILITIES: pa.array(list(probabilities)),
-                NODE: pa.array([self.node] * len(best)),
-            }
-        )
+        columns = {
+            PATH: batch[PATH],
+            CLASS: batch[CLASS],
+            PREDICTED: [self.classes[i] for i in best],
+            PROBABILITY: probabilities.max(axis=1),
+            PROBABILITIES: list(probabilities),
+            NODE: [self.node] * len(best),
+        }
+        return pa.table(columns, schema=SCHEMA)
 
 
-def build_prediction(test: Embeddings, plan: WorkerPlan, folder: UPath) -> "Dataset":
-    """Build the lazy pipeline: embeddings of images to predictions.
+def build_prediction(inputs: "EvaluateInputs", plan: WorkerPlan) -> "Dataset":
+    """Build the lazy pipeline: embeddings of test images to predictions.
 
     Args:
-        test: The rows to predict, cut into one block a worker.
+        inputs: From `check`.
         plan: Workers; on CPUs, for the classifier is so small that a GPU would wait
             for its data.
-        folder: Of the classifier.
     """
-    stage = plan.evaluate
-    names = {PATH: test.paths.tolist(), CLASS: test.classes.tolist()}
-    table = pa.table(names | {EMBEDDING: test.to_arrow()})
-    rows = math.ceil(len(test) / stage.workers)
-    blocks = [table.slice(start, rows) for start in range(0, len(test), rows)]
-    return ray.data.from_arrow(blocks).map_batches(
+    stage, contents = plan.evaluate, inputs.contents
+    files = [path for path, count in contents.files.items() if count[TEST]]
+    read: Any = read_test_rows  # Ray's types know no arguments beside the batch
+    named = ray.data.from_arrow([pa.table({FILE: [path]}) for path in files])
+    rows = named.map_batches(
+        read,
+        fn_kwargs={"folder": contents.folder},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=stage.task_cpus,
+    )
+    return rows.map_batches(
         Predictor,
-        fn_constructor_args=(str(folder), stage.threads),
+        fn_constructor_args=(str(inputs.version.folder), stage.threads),
         compute=ray.data.ActorPoolStrategy(size=stage.workers),
         batch_size=stage.batch_size,
         num_cpus=stage.cpus,
@@ -87,15 +116,44 @@ def build_prediction(test: Embeddings, plan: WorkerPlan, folder: UPath) -> "Data
     )
 
 
-def collect(dataset: "Dataset") -> pa.Table:
-    """Run a prediction and return its rows in path order."""
-    with unwrapped():
-        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        return pa.concat_tables(batches).sort_by(PATH)
+def write_predictions(
+    dataset: "Dataset", settings: Settings, tally: Tally
+) -> Counter[str]:
+    """Run a prediction, count its rows and write them, whole or not at all.
+
+    They pass through this process batch by batch; a file of this machine collects them.
+
+    Args:
+        dataset: From `build_prediction`.
+        settings: Whose `evaluation_dir`.
+        tally: That counts them.
+
+    Returns:
+        The number of rows by node.
+
+    Raises:
+        StorageError: They can't be written.
+    """
+    nodes = Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, PREDICTIONS)
+        with unwrapped(), pq.ParquetWriter(file, SCHEMA) as writer:
+            batches: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+            for rows in batches:
+                writer.write_table(rows.select(SCHEMA.names))
+                actual, predicted = (rows[c].to_pylist() for c in (CLASS, PREDICTED))
+                flat = rows[PROBABILITIES].combine_chunks().flatten().to_numpy()
+                tally.add(actual, predicted, flat.reshape(len(rows), -1))
+                nodes.update(rows[NODE].to_pylist())
+        if nodes:
+            where = settings.evaluation_dir
+            with writing(where, "the predictions"), file.open("rb") as written:
+                write_whole(where / PREDICTIONS, written)
+    return nodes
 
 
 def read_predictions(settings: Settings) -> pd.DataFrame:
-    """Read what `evaluate` predicted: one row a test image, in path order.
+    """Read what `evaluate` predicted, at most `MOST_READ` rows, in path order.
 
     Raises:
         StorageError: There is nothing yet.
@@ -104,15 +162,5 @@ def read_predictions(settings: Settings) -> pd.DataFrame:
     if not file.is_file():
         raise missing(file, "05_evaluation")
     filesystem, path = open_root(str(file))
-    return pq.read_table(path, filesystem=filesystem).to_pandas()
-
-
-def write_predictions(table: pa.Table, settings: Settings) -> None:
-    """Write the table, whole or not at all.
-
-    Raises:
-        StorageError: It can't be written.
-    """
-    folder = settings.evaluation_dir
-    with writing(folder, "the predictions"):
-        write_parquet(table, str(folder), PREDICTIONS)
+    rows = ds.dataset(path, filesystem=filesystem).head(MOST_READ)
+    return rows.sort_by(PATH).to_pandas()

@@ -8,15 +8,18 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from lancedb.index import Bitmap, BTree, IvfSq
 from pyarrow import fs
 
 from doggos_helpers.artefacts import missing, read_json, write_json, writing
 from doggos_helpers.data.files import open_root
 from doggos_helpers.data.listing import CLASS, PATH, SPLIT
-from doggos_helpers.embed.table import EMBEDDING, REASON, find_table, read_record
+from doggos_helpers.embed.table import (
+    EMBEDDING,
+    find_table,
+    read_file,
+    read_record,
+)
 from doggos_helpers.environment import bucket_access
 from doggos_helpers.lock import alone
 from doggos_helpers.search.index import Index, Match, not_indexed
@@ -148,18 +151,10 @@ def _read(folder: str, files: dict[str, str]) -> pa.RecordBatchReader | None:
 
 
 def _tables(folder: str, files: dict[str, str]) -> Iterator[pa.Table]:
-    columns, good = [PATH, CLASS, SPLIT, EMBEDDING], pc.field(REASON).is_null()
-    filesystem, _ = open_root(folder)
     for name, path in files.items():
-        table = pq.read_table(
-            path, filesystem=filesystem, columns=columns, filters=good
-        )
-        if not len(table):
-            continue
-        flat = table[EMBEDDING].combine_chunks().flatten()
-        vectors = pa.FixedSizeListArray.from_arrays(flat, len(flat) // len(table))
-        kept = {column: table[column] for column in columns[:3]}
-        yield pa.table({**kept, FILE: [name] * len(table), EMBEDDING: vectors})
+        rows = read_file(folder, path)
+        if len(rows):
+            yield rows.append_column(FILE, pa.array([name] * len(rows)))
 
 
 def _files(folder: str) -> dict[str, str]:

@@ -1,12 +1,12 @@
 """What a training worker runs: epochs in plain PyTorch, and the loop around them."""
 
-import itertools
 import math
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray.train.torch
 import torch
 from torch import nn
@@ -16,10 +16,10 @@ from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.embed.table import EMBEDDING
 from doggos_helpers.errors import ModelError
 from doggos_helpers.train.classifier import Classifier, load, save
+from doggos_helpers.train.shard import LABEL, ROWS, Shard
 
-LABEL = "label"
 RESUME = "resume.pt"  # of the optimizer and the epochs so far; no code
-Batches = Iterable[dict[str, torch.Tensor]]
+Batches = Iterable[dict[str, Any]]
 
 
 def train_epoch(
@@ -29,7 +29,7 @@ def train_epoch(
 
     Args:
         model: Gives logits [n, classes].
-        batches: With `embedding` float32 [n, d] and `label` int64 [n].
+        batches: Of a `Shard`.
         optimizer: Of the model's parameters.
 
     Returns:
@@ -39,9 +39,9 @@ def train_epoch(
     sums = [0.0, 0.0, 0.0]
     for batch in batches:
         logits = model(batch[EMBEDDING])
-        loss = nn.functional.cross_entropy(logits, batch[LABEL])
+        loss = nn.functional.cross_entropy(logits, batch[LABEL], reduction="sum")
         optimizer.zero_grad()
-        loss.backward()
+        (loss / batch[ROWS]).backward()
         optimizer.step()
         _add(sums, loss, logits, batch[LABEL])
     return sums
@@ -54,7 +54,7 @@ def validate(model: nn.Module, batches: Batches) -> list[float]:
     with torch.no_grad():
         for batch in batches:
             logits = model(batch[EMBEDDING])
-            loss = nn.functional.cross_entropy(logits, batch[LABEL])
+            loss = nn.functional.cross_entropy(logits, batch[LABEL], reduction="sum")
             _add(sums, loss, logits, batch[LABEL])
     return sums
 
@@ -62,7 +62,7 @@ def validate(model: nn.Module, batches: Batches) -> list[float]:
 def _add(
     sums: list[float], loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
 ) -> None:
-    sums[0] += loss.item() * len(labels)
+    sums[0] += loss.item()
     sums[1] += (logits.argmax(dim=1) == labels).sum().item()
     sums[2] += len(labels)
 
@@ -79,44 +79,53 @@ def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ModelError: The loss is no longer a number.
     """
-    context = ray.train.get_context()
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config["threads"])
     torch.manual_seed(config["seed"])
     model = Classifier(**config["layers"])
-    model.standardise(config["mean"], config["deviation"])
+    part = {**config["rows"], "rank": rank, "world": world, "device": device}
+    train_rows, val_rows = (Shard(split=s, **part) for s in ("train", "val"))
     state = _resume(model)
     history: list[dict[str, Any]] = state["history"]
+    if not history:
+        model.standardise(*_moments(train_rows, config["batch_size"]))
     replica = ray.train.torch.prepare_model(model)
     optimizer = torch.optim.AdamW(replica.parameters(), lr=config["learning_rate"])
     if history:
         optimizer.load_state_dict(state["optimizer"])
 
-    train_rows = ray.train.get_dataset_shard("train")
-    val_rows = ray.train.get_dataset_shard("val")
     size = config["batch_size"]
     for epoch in range(len(history) + 1, config["epochs"] + 1):
-        seed = config["seed"] + epoch
-        torch.manual_seed(seed * world + rank)  # of dropout: each worker its own
-        batches = train_rows.iter_torch_batches(
-            batch_size=size,
-            local_shuffle_buffer_size=config["shuffle_rows"],
-            local_shuffle_seed=seed,
-        )
-        trained = train_epoch(replica, batches, optimizer)
-        # Every worker sees all validation rows and takes every world-th batch.
-        batches = val_rows.iter_torch_batches(batch_size=size)
-        measured = validate(model, itertools.islice(batches, rank, None, world))
+        seed = (config["seed"] + epoch) * world + rank  # each worker its own
+        torch.manual_seed(seed)  # of dropout
+        trained = train_epoch(replica, train_rows.batches(size, seed), optimizer)
+        measured = validate(model, val_rows.batches(size))
         history.append({"epoch": epoch} | _over_all_workers(trained, measured))
         _report(model, optimizer, history, config)
     return history
+
+
+def _moments(rows: Shard, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation, float64 [d], of the rows of all workers."""
+    import torch.distributed as dist
+
+    sums = torch.zeros(2, rows.contents.dimension, dtype=torch.float64)
+    sums = sums.to(rows.device)
+    for batch in rows.batches(size):
+        vectors = batch[EMBEDDING].double()
+        sums += torch.stack([vectors.sum(dim=0), vectors.square().sum(dim=0)])
+    dist.all_reduce(sums)
+    mean, square = (sums / rows.total).cpu().numpy()
+    return mean, np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6
 
 
 def _over_all_workers(trained: list[float], measured: list[float]) -> dict[str, Any]:
     """Add up the sums of all workers (an all-reduce), and divide."""
     import torch.distributed as dist
 
-    sums = torch.tensor([*trained, *measured], device=ray.train.torch.get_device())
+    sums = torch.tensor([*trained, *measured], dtype=torch.float64)
+    sums = sums.to(ray.train.torch.get_device())
     dist.all_reduce(sums)
     loss, correct, rows, val_loss, val_correct, val_rows = sums.tolist()
     parts: list[Any] = [None] * dist.get_world_size()
@@ -152,7 +161,7 @@ def _report(
         if ray.train.get_context().get_world_rank() == 0:
             folder = UPath(name)
             about = config["about"] | {k: last[k] for k in ("epoch", "val_loss")}
-            save(model, folder, config["classes"], **about)
+            save(model, folder, config["rows"]["classes"], **about)
             state = {"optimizer": optimizer.state_dict(), "history": history}
             torch.save(state, Path(name, RESUME))
             checkpoint = ray.train.Checkpoint.from_directory(name)

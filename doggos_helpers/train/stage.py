@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from upath import UPath
 
 from doggos_helpers.artefacts import write_run
@@ -13,7 +12,7 @@ from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.files import LAYOUT
 from doggos_helpers.data.listing import labels_problem
-from doggos_helpers.embed.table import Embeddings, read_embeddings, read_record
+from doggos_helpers.embed.table import Contents, read_contents, read_record
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.registry import register
@@ -23,13 +22,13 @@ from doggos_helpers.train.trainer import build_trainer, fit
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """What a training needs: all embeddings, their classes, and how they were made.
+    """What a training needs: what the table holds, and how that was made.
 
     `classes` is the label set, sorted; `embedded` the run record of the embeddings.
     """
 
     settings: Settings
-    embeddings: Embeddings
+    contents: Contents
     classes: list[str]
     embedded: dict[str, Any]
 
@@ -41,17 +40,13 @@ def check(settings: Settings) -> TrainInputs:
         StorageError: There are no embeddings, or MLflow can't be used.
         DataError: The images have no labels, or not those that training needs.
     """
-    embeddings, embedded = read_embeddings(settings), read_record(settings)
-    embeddings = embeddings.select(embeddings.classes != "")
-    labels = set(
-        zip(*(c.tolist() for c in (embeddings.splits, embeddings.classes)), strict=True)
-    )
-    if problem := labels_problem(labels):
+    contents, embedded = read_contents(settings), read_record(settings)
+    if problem := labels_problem(contents.labels):
         fix = f"Lay the images out as {LAYOUT}, and run notebook 03_embedding again"
         raise DataError(f"can't train: {problem}", settings.dataset_root, fix)
-    classes = sorted({name for _, name in labels})
+    classes = sorted({name for _, name in contents.labels})
     open_tracking(settings.tracking)
-    return TrainInputs(settings, embeddings, classes, embedded)
+    return TrainInputs(settings, contents, classes, embedded)
 
 
 def train(inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
@@ -93,7 +88,7 @@ def conclude(
         run_id: The MLflow run, still open.
         started: `time.time()` at the start.
     """
-    settings, splits = inputs.settings, inputs.embeddings.splits
+    settings, contents = inputs.settings, inputs.contents
     history = result.return_value
     best = min(history, key=lambda metrics: metrics["val_loss"])
     checkpoint = result.get_best_checkpoint("val_loss", "min")
@@ -106,9 +101,9 @@ def conclude(
         started,
         fingerprint=inputs.embedded["fingerprint"],
         counts={
-            "train": int(np.sum(splits == "train")),
+            "train": contents.rows("train"),
             "train_seen": best["train_rows"],
-            "val": int(np.sum(splits == "val")),
+            "val": contents.rows("val"),
             "val_seen": best["val_rows"],
         },
         nodes=best["nodes"],

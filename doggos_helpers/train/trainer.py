@@ -1,72 +1,47 @@
 """What a training is made of: its inputs, the loop's configuration, the trainer."""
 
-import math
 import signal
 import threading
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import ray.data
 from ray import train
-from ray.data import Dataset
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.cluster.plan import GIB, WorkerPlan
 from doggos_helpers.data.files import open_root
-from doggos_helpers.embed.table import EMBEDDING, Embeddings
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
-from doggos_helpers.train.loop import LABEL, train_loop
+from doggos_helpers.train.loop import train_loop
 from doggos_helpers.train.tracking import EpochLogger
 
 if TYPE_CHECKING:
     from doggos_helpers.train.stage import TrainInputs
 
-
-def make_datasets(inputs: "TrainInputs", workers: int) -> dict[str, Dataset]:
-    """Make the Ray Datasets `train` and `val`, of `embedding` and `label`.
-
-    The training rows come in path order and are shuffled with the seed, so that the
-    same seed gives the same shards. Ray deals every worker equally many rows and
-    drops what is left over; up to `workers - 1` rows are repeated instead.
-    """
-    rows = inputs.embeddings
-    training, val = (rows.select(rows.splits == s) for s in ("train", "val"))
-    order = np.random.default_rng(inputs.settings.seed).permutation(len(training))
-    even = np.resize(order, math.ceil(len(order) / workers) * workers)
-    shards = [training.select(part) for part in np.array_split(even, workers)]
-    return {
-        "train": ray.data.from_arrow([_table(s, inputs.classes) for s in shards]),
-        "val": ray.data.from_arrow(_table(val, inputs.classes)),
-    }
-
-
-def _table(rows: Embeddings, classes: list[str]) -> pa.Table:
-    labels = pa.array(np.searchsorted(classes, rows.classes), pa.int64())
-    return pa.table({EMBEDDING: rows.to_arrow(), LABEL: labels})
+SHARD_BYTES = 2 * GIB  # of vectors in a worker, where memory_per_worker isn't set
+FLOAT32_BYTES = 4
 
 
 def loop_config(inputs: "TrainInputs", plan: WorkerPlan) -> dict[str, Any]:
-    """Collect what `train_loop` needs on a worker: plain values, no objects."""
-    settings, stage = inputs.settings, plan.train
-    vectors = inputs.embeddings.vectors[inputs.embeddings.splits == "train"]
+    """Collect what `train_loop` needs on a worker: plain values, and no rows."""
+    settings, stage, contents = inputs.settings, plan.train, inputs.contents
+    budget = stage.memory // 2 or SHARD_BYTES
     return {
         "layers": {
-            "dimension": vectors.shape[1],
+            "dimension": contents.dimension,
             "hidden_units": settings.hidden_units,
             "classes": len(inputs.classes),
             "dropout": settings.dropout,
         },
-        "mean": vectors.mean(axis=0),
-        "deviation": vectors.std(axis=0) + 1e-6,
-        "classes": inputs.classes,
+        "rows": {
+            "contents": contents,
+            "classes": inputs.classes,
+            "most_rows": budget // (FLOAT32_BYTES * contents.dimension),
+        },
         "epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
         "batch_size": stage.batch_size,
-        "shuffle_rows": math.ceil(len(vectors) / stage.workers),
         "threads": stage.threads,
         "seed": settings.seed,
         "about": {
@@ -105,14 +80,10 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
     settings = inputs.settings
     # Type checkers see Ray Train V1's signatures under these names.
     filesystem, runs = open_root(str(settings.training_dir / "runs"))
-    datasets: Any = make_datasets(inputs, plan.train.workers)
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type]
         train_loop_config=loop_config(inputs, plan),
         scaling_config=scaling_config(plan),
-        datasets=datasets,
-        # An equal split drops the rows left over: only `train` is split.
-        dataset_config=train.DataConfig(["train"], enable_shard_locality=False),
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if plan.train.gpus >= 1 else "gloo"),
         run_config=train.RunConfig(  # type: ignore[call-arg]

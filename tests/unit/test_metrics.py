@@ -5,10 +5,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import classification_report
 
 from doggos_helpers.data.manifest import read_attributes
 from doggos_helpers.errors import DataError
-from doggos_helpers.evaluate.metrics import accuracy_by, compute_metrics
+from doggos_helpers.evaluate.metrics import Tally, accuracy_by
 from doggos_helpers.settings import Settings
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
@@ -24,8 +25,16 @@ def probabilities(predicted, classes=CLASSES):
     return table / table.sum(axis=1, keepdims=True)
 
 
+def measure(actual, predicted, table, classes):
+    """Count in two portions, as batches come."""
+    tally, half = Tally(classes), len(actual) // 2
+    for part in (slice(None, half), slice(half, None)):
+        tally.add(actual[part], predicted[part], np.asarray(table)[part])
+    return tally.metrics()
+
+
 def test_a_case_worked_by_hand_with_an_absent_class():
-    got = compute_metrics(ACTUAL, PREDICTED, probabilities(PREDICTED), CLASSES)
+    got = measure(ACTUAL, PREDICTED, probabilities(PREDICTED), CLASSES)
     assert got["rows"] == 6 and got["top1"] == pytest.approx(3 / 6)
     assert got["confusion"] == [[2, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0] * 4]
     rows = {row["class"]: row for row in got["per_class"]}
@@ -42,7 +51,7 @@ def test_a_case_worked_by_hand_with_an_absent_class():
 
 
 def test_precision_and_recall_are_not_the_same_figure():
-    got = compute_metrics(
+    got = measure(
         ["a", "a", "b", "c"], ["a", "a", "a", "c"], np.eye(3)[[0, 0, 0, 2]], "abc"
     )
     assert got["macro"]["precision"] == pytest.approx((2 / 3 + 0 + 1) / 3)
@@ -55,7 +64,7 @@ def test_top5_of_five_classes_or_fewer_is_always_right(count):
     actual = classes[::-1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        got = compute_metrics(
+        got = measure(
             actual, [classes[0]] * count, probabilities(["a"] * count, classes), classes
         )
     assert got["top5"] == 1 and got["top1"] == pytest.approx(1 / count)
@@ -65,7 +74,7 @@ def test_top5_of_seven_classes_by_hand():
     classes = list("abcdefg")
     # Predicted a; then the probabilities fall from b to g: the five are a to e.
     table = probabilities(["a"] * 7, classes)
-    got = compute_metrics(classes, ["a"] * 7, table, classes)
+    got = measure(classes, ["a"] * 7, table, classes)
     assert got["top5"] == pytest.approx(5 / 7)
 
 
@@ -74,7 +83,22 @@ def test_top5_of_seven_classes_by_hand():
 )
 def test_rows_that_cannot_be_measured_are_refused(actual, message):
     with pytest.raises(DataError, match=message):
-        compute_metrics(actual, actual, np.ones((len(actual), 4)), CLASSES)
+        measure(actual, actual, np.ones((len(actual), 4)), CLASSES)
+
+
+def test_the_figures_are_those_of_scikit_learn():
+    random = np.random.default_rng(0)
+    actual, predicted = (random.choice(CLASSES[:3], 500).tolist() for _ in range(2))
+    got = measure(actual, predicted, probabilities(predicted), CLASSES)
+    expected = classification_report(
+        actual, predicted, labels=CLASSES, zero_division=0, output_dict=True
+    )
+    for row in got["per_class"]:
+        theirs = expected[row["class"]]
+        assert row["f1"] == pytest.approx(theirs["f1-score"])
+        for key in ("precision", "recall", "support"):
+            assert row[key] == pytest.approx(theirs[key])
+    assert got["top1"] == pytest.approx(np.mean(np.array(actual) == predicted))
 
 
 def test_slices_worked_by_hand():
