@@ -64,17 +64,18 @@ def train(inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
     """
     started, settings = time.time(), inputs.settings
     wait_for(cluster.plan.train, cluster, settings)
-    with tracked_run(settings, **run_params(settings, cluster.plan)) as run_id:
+    with tracked_run(settings, **run_params(inputs, cluster.plan)) as run_id:
         result = fit(build_trainer(inputs, cluster.plan, run_id))
         return conclude(inputs, result, run_id, started)
 
 
-def run_params(settings: Settings, plan: WorkerPlan) -> dict[str, Any]:
-    """Choose what MLflow shows about a training."""
+def run_params(inputs: TrainInputs, plan: WorkerPlan) -> dict[str, Any]:
+    """Choose what MLflow shows about a training: all that its result depends on."""
     names = ("dataset", "model", "epochs", "learning_rate", "hidden_units", "dropout")
-    shown, stage = settings.shown(), plan.train
+    shown, stage = inputs.settings.shown(), plan.train
     chosen = {name: shown[name] for name in (*names, "seed")}
-    return chosen | {"workers": stage.workers, "batch_size": stage.batch_size}
+    chosen |= {"workers": stage.workers, "batch_size": stage.batch_size}
+    return chosen | {"fingerprint": inputs.embedded["fingerprint"]}
 
 
 def conclude(

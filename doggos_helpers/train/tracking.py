@@ -1,6 +1,7 @@
 """MLflow: one run a training, opened and closed by the driver."""
 
 import contextlib
+import json
 import logging
 import sqlite3
 from collections.abc import Iterator
@@ -8,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.train import UserCallback
+from upath import UPath
 
+from doggos_helpers.artefacts import read_json, write_json
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import StorageError, causes
+from doggos_helpers.lock import alone
 from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+UNFINISHED = "unfinished.json"
 CONNECT_S = 10
 # MLflow would try a server that doesn't answer for many minutes.
 IMPATIENT = {
@@ -79,7 +84,9 @@ def explained(uri: str) -> Iterator[None]:
 def tracked_run(settings: Settings, **params: Any) -> Iterator[str]:
     """Open an MLflow run on the driver, give its id, and close it.
 
-    It ends FINISHED, FAILED after an exception, KILLED after an interrupt.
+    It ends FINISHED, FAILED after an exception, KILLED after an interrupt. A run that
+    was interrupted or whose driver was killed is opened again by the next one with the
+    same parameters. Of two at a time, the second waits for the first.
 
     Args:
         settings: Which server, which experiment.
@@ -88,23 +95,46 @@ def tracked_run(settings: Settings, **params: Any) -> Iterator[str]:
     Raises:
         StorageError: MLflow can't be used.
     """
-    client = open_tracking(settings.tracking)
-    with explained(settings.tracking):
-        experiment_id = _experiment(client, settings)
-        run_id = client.create_run(experiment_id).info.run_id
-    try:
+    client, note = open_tracking(settings.tracking), settings.training_dir / UNFINISHED
+    with alone(settings, "train"):
         with explained(settings.tracking):
-            for key, value in params.items():
-                client.log_param(run_id, key, value)
-        yield run_id
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        # Should that fail too, the first error is the one to tell.
-        with contextlib.suppress(StorageError), explained(settings.tracking):
-            client.set_terminated(run_id, status)
-        raise
-    with explained(settings.tracking):
-        client.set_terminated(run_id, "FINISHED")
+            run_id = _unfinished(client, note, params)
+        if not run_id:
+            with explained(settings.tracking):
+                experiment_id = _experiment(client, settings)
+                run_id = client.create_run(experiment_id).info.run_id
+                for key, value in params.items():
+                    client.log_param(run_id, key, value)
+            write_json(note, {"params": params, "run_id": run_id})
+        try:
+            yield run_id
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if not interrupted:
+                note.unlink(missing_ok=True)
+            # Should that fail too, the first error is the one to tell.
+            with contextlib.suppress(StorageError), explained(settings.tracking):
+                client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
+            raise
+        note.unlink(missing_ok=True)
+        with explained(settings.tracking):
+            client.set_terminated(run_id, "FINISHED")
+
+
+def _unfinished(client: "MlflowClient", note: UPath, params: dict[str, Any]) -> str:
+    """Open the run again that was to do the same and didn't end; return its id."""
+    from mlflow.exceptions import MlflowException
+
+    if not note.is_file():
+        return ""
+    noted = read_json(note, "04_training")
+    if noted["params"] != json.loads(json.dumps(params)):
+        return ""
+    with contextlib.suppress(MlflowException):  # somebody deleted it
+        client.update_run(noted["run_id"], "RUNNING")
+        print(f"Going on with the training {noted['run_id']}.", flush=True)
+        return noted["run_id"]
+    return ""
 
 
 def _experiment(client: "MlflowClient", settings: Settings) -> str:

@@ -2,8 +2,6 @@
 
 import signal
 import threading
-import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from ray import train
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 2 * GIB  # of vectors in a worker, where memory_per_worker isn't set
 FLOAT32_BYTES = 4
+FAILURES = 3  # of workers or their nodes that a training survives
 
 
 def loop_config(inputs: "TrainInputs", plan: WorkerPlan) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if plan.train.gpus >= 1 else "gloo"),
         run_config=train.RunConfig(  # type: ignore[call-arg]
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            name=run_id,  # under the same name Ray Train goes on from its checkpoint
             storage_path=runs,
             storage_filesystem=filesystem,
             checkpoint_config=train.CheckpointConfig(
@@ -95,7 +94,7 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
                 checkpoint_score_attribute="val_loss",
                 checkpoint_score_order="min",
             ),
-            failure_config=train.FailureConfig(max_failures=1),
+            failure_config=train.FailureConfig(max_failures=FAILURES),
             logging_config=train.LoggingConfig(log_level="ERROR"),
             callbacks=[EpochLogger(settings.tracking, run_id)],  # type: ignore[list-item]
         ),

@@ -172,23 +172,36 @@ def test_the_sample_is_drawn_to_the_end_by_the_next_command(place: Place) -> Non
 
 
 @pytest.mark.long
-def test_train_registers_nothing_when_interrupted(place: Place) -> None:
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_train_goes_on_where_it_stopped(place: Place, how: str) -> None:
+    """To the same figures as a training that nobody disturbs, in one MLflow run."""
     settings = services.embedded(place)
     options = (f"--epochs={EPOCHS}",)
     with running(place, "train", *options) as command:
         runs = settings.training_dir / "runs"
         command.wait_for(lambda: list(runs.glob("*/checkpoint_*")))
-        assert command.interrupt() == 130
-        assert command.said().rstrip().endswith(GO_ON)
+        if how == "interrupted":
+            assert command.interrupt() == 130
+            assert command.said().rstrip().endswith(GO_ON)
+        else:
+            command.process.kill()
+            command.process.wait(END_S)
     assert not (settings.training_dir / "run.json").exists()
-    assert versions(settings) == [] and statuses(settings) == ["KILLED"]
+    stopped = "KILLED" if how == "interrupted" else "RUNNING"
+    assert versions(settings) == [] and statuses(settings) == [stopped]
 
-    finish(place, "train", *options)
+    assert "Going on with the training" in finish(place, "train", *options)
     assert [v.champion for v in versions(settings)] == [True]
     record = read_json(settings.training_dir / "run.json", "04_training")
-    assert len(record["history"]) == EPOCHS
-    assert record["counts"]["train_seen"] >= record["counts"]["train"] > 0
-    assert sorted(statuses(settings)) == ["FINISHED", "KILLED"]
+    assert record["counts"]["train_seen"] == record["counts"]["train"] > 0
+    assert statuses(settings) == ["FINISHED"]
+
+    if how == "killed":
+        assert "Going on" not in finish(place, "train", *options)
+        undisturbed = read_json(settings.training_dir / "run.json", "04_training")
+        assert len(record["history"]) == len(undisturbed["history"]) == EPOCHS
+        pairs = zip(record["history"], undisturbed["history"], strict=True)
+        assert all(one == pytest.approx(other, rel=1e-4) for one, other in pairs)
 
 
 def statuses(settings: Settings) -> list[str]:
