@@ -28,6 +28,7 @@ from doggos_helpers.environment import (
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import LOCAL, Settings
 
+BLOCK_BYTES = 16 * 2**20  # what a task holds at a time, several times over
 ANSWER_S = 10
 STARTED_HERE = "doggos-started-here"  # the namespace tells it whenever one connects
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -194,6 +195,7 @@ def shipped(settings: Settings) -> dict[str, Any]:
 
 def _configure_ray_data(settings: Settings) -> None:
     data = ray.data.DataContext.get_current()
+    data.target_max_block_size = BLOCK_BYTES
     data.enable_progress_bars = settings.shows_progress
     # Else the first worker of a pool to be ready takes all blocks of a short job.
     data.wait_for_min_actors_s = max(120, settings.wait_for_cluster_s)

@@ -170,13 +170,24 @@ def read_embeddings(
     Raises:
         StorageError: There is no table yet, or it can't be read.
     """
-    columns = [PATH, CLASS, SPLIT, EMBEDDING]
+    keys, vectors, at = [PATH, CLASS, SPLIT], np.empty((0, 0), np.float32), 0
     wanted = GOOD & (pc.field(SPLIT) == split) if split else GOOD
     with _readable(find_table(settings)):
-        rows = open_table(settings).head(most, columns=columns, filter=wanted)
-    rows = rows.sort_by(PATH)
-    paths, classes, splits = (np.array(rows[c].to_pylist(), str) for c in columns[:3])
-    return Embeddings(paths, classes, splits, vectors_of(rows))
+        table = open_table(settings)
+        rows = table.head(most, columns=keys, filter=wanted)
+        for batch in table.to_batches(
+            columns=[EMBEDDING], filter=wanted, batch_readahead=2, fragment_readahead=2
+        ):
+            if at == len(rows):
+                break
+            found = vectors_of(pa.Table.from_batches([batch[: len(rows) - at]]))
+            if not at:  # filled in place: Arrow would hold several copies
+                vectors = np.empty((len(rows), found.shape[1]), np.float32)
+            vectors[at : at + len(found)] = found
+            at += len(found)
+    order = pc.sort_indices(rows[PATH]).to_numpy()
+    paths, classes, splits = (np.array(rows[k].to_pylist(), str)[order] for k in keys)
+    return Embeddings(paths, classes, splits, vectors[order])
 
 
 def open_table(settings: Settings) -> ds.Dataset:
