@@ -26,7 +26,7 @@ from doggos_helpers.search.index import Index, Match, not_indexed
 from doggos_helpers.settings import Settings
 
 NAME, FILE = "images", "file"
-PROBES, REFINE = 32, 10  # lists searched; candidates compared exactly, of each k
+PROBES, REFINE = 64, 4  # lists searched; candidates compared exactly, of each k
 FEW_ROWS = 20_000  # that a filter leaves: compared one by one
 FEWEST_ROWS = 256 * 16  # what training the index takes
 
@@ -73,7 +73,9 @@ class VectorIndex(Index):
             query = query.where(wanted, prefilter=True)
             if self.rows.count_rows(wanted) <= FEW_ROWS:  # they may lie in any list
                 query = query.bypass_vector_index()
-        query = query.minimum_nprobes(PROBES).maximum_nprobes(0)
+        query = query.nprobes(PROBES)
+        if classes:  # their lists may lie far off: search on until there are k
+            query = query.maximum_nprobes(0)
         found = query.refine_factor(REFINE).limit(k).to_list()
         return [
             Match(row[PATH], row[CLASS], row[SPLIT], 1 - row["_distance"])
