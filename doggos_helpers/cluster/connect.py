@@ -203,3 +203,5 @@ def _configure_ray_data(settings: Settings) -> None:
     data.raise_original_map_exception = True
     # An error is raised as well: it would be told twice, once with a traceback.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # It tells of each package that it takes to a job.
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)

@@ -180,7 +180,10 @@ def read_embeddings(
         ):
             if at == len(rows):
                 break
-            found = vectors_of(pa.Table.from_batches([batch[: len(rows) - at]]))
+            batch = batch[: len(rows) - at]
+            if not len(batch):  # of a file without such rows
+                continue
+            found = vectors_of(pa.Table.from_batches([batch]))
             if not at:  # filled in place: Arrow would hold several copies
                 vectors = np.empty((len(rows), found.shape[1]), np.float32)
             vectors[at : at + len(found)] = found

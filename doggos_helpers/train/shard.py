@@ -137,7 +137,7 @@ class Shard:
             asked, start = [], 0
             for path, count in self.contents.files.items():
                 stop = start + count[self.split]
-                if start < last and stop > first:
+                if max(first, start) < min(last, stop):
                     asked.append(pool.submit(fill, path, start, stop))
                 start = stop
             for one in asked:

@@ -1,5 +1,7 @@
 """The rows of a training worker: none left out, none doubled, read in part or whole."""
 
+import itertools
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,15 +18,17 @@ ROWS = 101
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """Settings of a table of four files; one of them has no training rows."""
+    """Settings of a table of five files; two of them have no training rows."""
     chosen = Settings(storage=str(tmp_path_factory.mktemp("shard")))
     write_embeddings(chosen, train=ROWS)
     folder = chosen.embeddings_dir / "table" / "00000"
     table = pq.read_table(folder / "embeddings.parquet")
     (folder / "embeddings.parquet").unlink()
-    for number, first in enumerate((0, 60, 90, 150)):
-        last = (60, 90, 150, len(table))[number]
-        pq.write_table(table.slice(first, last - first), folder / f"{number}.parquet")
+    edges = (0, 43, 60, 90, 150, len(table))
+    parts = [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
+    parts[2], parts[0] = parts[0], parts[2]  # that of test amid those of train
+    for number, part in enumerate(parts):
+        pq.write_table(part, folder / f"{number}.parquet")
     return chosen
 
 
