@@ -18,18 +18,12 @@ from doggos_helpers.data.images import Preprocessing
 
 
 def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
-    """Read how the model's own processor resizes and crops.
-
-    Raises:
-        ModelError: The model has no processor, or it can't be loaded.
-    """
+    """Read how the model's own processor resizes and crops."""
     return preprocessing_of(load_processor(model_folder(model, revision)))
 
 
 class ClipEncoder:
     """The image and text towers of a CLIP model, with unit-length output.
-
-    Runs where it is constructed; load only the towers that are needed.
 
     Args:
         model: `sample`, a folder or a hub id.
@@ -37,7 +31,7 @@ class ClipEncoder:
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16".
         threads: CPU threads for torch; 0 leaves torch's choice.
-        towers: "image", "text" or both.
+        towers: "image", "text" or both; load only what is needed.
 
     Raises:
         ModelError: The model can't be loaded.
@@ -72,10 +66,7 @@ class ClipEncoder:
         self.dimension = int(self._tower(towers[0]).config.projection_dim)
 
     def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed preprocessed images.
-
-        Args:
-            pixels: uint8 [n, height, width, 3], from `images.decode`.
+        """Embed uint8 [n, height, width, 3] of `images.decode`.
 
         Returns:
             float32 [n, dimension], each row of length one.
@@ -112,10 +103,7 @@ class ClipEncoder:
             return _unit(tower(**tokens.to(self.device)).text_embeds)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that the model was never trained on.
-
-        A model whose folder has no words.json, such as the real CLIP, knows all.
-        """
+        """Return words that aren't in words.json; without one a model knows all."""
         words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
         return [w for w in words if w not in self._words] if self._words else []
 

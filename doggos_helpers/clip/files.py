@@ -35,13 +35,8 @@ def model_source(model: str) -> str:
 def model_folder(model: str, revision: str = "", weights: bool = False) -> Path:
     """Return the folder of a model; of a hub model, of one commit in the cache.
 
-    Where the hub doesn't answer within ten seconds (HF_HUB_ETAG_TIMEOUT), the cache
-    serves; HF_HUB_OFFLINE=1 spares the wait.
-
-    Args:
-        model: `sample`, a folder or a hub id.
-        revision: Commit or tag of a hub model; empty: the newest.
-        weights: Whether a hub model's weights are needed, too.
+    Without an answer of the hub in ten seconds (HF_HUB_ETAG_TIMEOUT) its cache serves;
+    HF_HUB_OFFLINE=1 spares the wait. Weights are fetched where they are asked for.
 
     Raises:
         ModelError: There is no such model, or the hub can't be reached.
@@ -70,8 +65,7 @@ def model_folder(model: str, revision: str = "", weights: bool = False) -> Path:
 def model_fingerprint(model: str, revision: str = "") -> str:
     """Name the weights of a model, so that new ones make old embeddings stale.
 
-    Of a hub model it is the commit; of a folder a hash of its files, of which only the
-    size and the first 64 MiB count.
+    A hub's commit, or a hash of a folder's files: size and first 64 MiB.
     """
     folder = model_folder(model, revision)
     if folder != Path(model_source(model)):

@@ -23,17 +23,12 @@ TOWERS = {  # transformers' class, the prefix of its weights, its part of a conf
 
 
 def check_model(settings: Settings, towers: Sequence[str] = ("image",)) -> None:
-    """Load the model of the settings once, to see that it can do what is asked.
+    """Load some towers of the settings' model: "image", "text" or both.
 
     The weights of a hub model are left to the workers.
 
-    Args:
-        settings: For model and model_revision.
-        towers: "image", "text" or both: what the model is needed for.
-
     Raises:
-        ModelError: It can't be found, isn't a CLIP model, is damaged, or lacks what a
-            tower needs.
+        ModelError: It can't be found, isn't a CLIP model, or isn't whole.
     """
     folder = model_folder(settings.model, settings.model_revision)
     config = load_part("AutoConfig", folder)
@@ -51,11 +46,7 @@ def check_model(settings: Settings, towers: Sequence[str] = ("image",)) -> None:
 
 
 def load_part(loader: str, folder: Path, **options: Any) -> Any:
-    """Call the `from_pretrained` of a class of transformers.
-
-    Raises:
-        ModelError: With the first line of what transformers says.
-    """
+    """Call a `from_pretrained` of transformers; what it raises is a ModelError."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -68,8 +59,7 @@ def load_tower(folder: Path, tower: str, dtype: str) -> Any:
     """Load one tower of a model.
 
     Raises:
-        ModelError: It isn't whole: what is missing would be random, and what is beyond
-            its config left out.
+        ModelError: Weights would be random, or left out, in silence.
     """
     import torch
 
@@ -86,11 +76,7 @@ def load_tower(folder: Path, tower: str, dtype: str) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load a model's tokenizer.
-
-    Raises:
-        ModelError: It has none; transformers would make an empty one.
-    """
+    """Load a tokenizer; where there is none, transformers would make an empty one."""
     tokenizer = load_part("AutoTokenizer", folder)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         what = "the model has no tokenizer, so it can't embed texts"
@@ -100,11 +86,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_processor(folder: Path) -> Any:
-    """Load a model's own image processor.
-
-    Raises:
-        ModelError: It has none, or it can't be loaded.
-    """
+    """Load a model's own image processor."""
     # Without torchvision PIL is what is left; named, it needs no warning.
     return load_part("AutoImageProcessor", folder, backend="pil")
 

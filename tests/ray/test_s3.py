@@ -20,7 +20,6 @@ from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError, StorageError
 from doggos_helpers.lock import Lease
 from doggos_helpers.search.index import open_index
-from doggos_helpers.search.vector_index import update_index
 from doggos_helpers.settings import Settings
 from tests.buckets import BUCKET, BucketServer, needs_server
 from tests.synthetic import write_embeddings
@@ -159,7 +158,8 @@ def test_a_vector_index_is_built_and_followed_in_a_bucket(owner, tmp_path, monke
     bucket = S3FileSystem(endpoint_url=owner.endpoint, use_listings_cache=False)
     bucket.put(str(here.embeddings_dir), str(there.embeddings_dir), recursive=True)
     rows, index = read_embeddings(here), open_index(there)
-    assert len(index) == len(rows) and update_index(there) == 0
+    assert len(index) == len(rows)
+    assert open_index(there).rows.version == index.rows.version  # nothing to do
     for i in (0, 2000, 5000):
         found = index.top_k(rows.vectors[i], 1, split=str(rows.splits[i]))
         assert found[0].path == rows.paths[i]
