@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pyarrow.dataset as ds
+import numpy as np
 import pytest
 from s3fs import S3FileSystem
 
@@ -164,6 +165,11 @@ def test_a_vector_index_is_built_and_followed_in_a_bucket(owner, tmp_path, monke
         found = index.top_k(rows.vectors[i], 1, split=str(rows.splits[i]))
         assert found[0].path == rows.paths[i]
     assert len(open_index(there, update=False)) == len(rows)
+    folder = f"{there.embeddings_dir}/table/00000"
+    bucket.mv(f"{folder}/embeddings.parquet", f"{folder}/settled.parquet")
+    index = open_index(there)
+    assert len(index) == len(rows)
+    assert np.allclose(index.vector_of(str(rows.paths[9])), rows.vectors[9])
 
 
 def test_a_server_that_dies_is_an_error_and_not_a_bad_image(
