@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-import pyarrow.dataset as ds
 import numpy as np
+import pyarrow.dataset as ds
 import pytest
 from s3fs import S3FileSystem
 
