@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from doggos_helpers.cluster import doctor
 from doggos_helpers.cluster.doctor import Finding, examine
@@ -15,7 +14,7 @@ from doggos_helpers.settings import Settings
 from tests.processes import REFUSABLE, needs_refusal
 from tools.local_cluster import free_ports, local_cluster
 
-LOCAL_CHECKS = ["Python", "versions", "storage", "data set", "model", "MLflow", "port"]
+LOCAL_CHECKS = ["versions", "storage", "data set", "model", "MLflow", "port"]
 
 
 def closed() -> str:
@@ -65,11 +64,26 @@ def test_a_version_off_its_pin(settings, tmp_path, monkeypatch):
     assert "requirements.txt" in found["versions"].fix
 
 
-def test_a_package_that_is_missing():
-    assert doctor.off_pins({"no-such-package": Requirement("no-such-package==1")}) == [
-        "no-such-package is missing, not ==1"
-    ]
-    assert doctor.off_pins(doctor.pins()) == [] and "ray" in doctor.pins()
+def test_a_package_that_is_missing(settings, tmp_path, monkeypatch):
+    ours = tmp_path / "site" / "doggos_helpers-9.dist-info"
+    ours.mkdir(parents=True)
+    about = "Metadata-Version: 2.1\nName: doggos-helpers\nVersion: 9\n"
+    (ours / "METADATA").write_text(f"{about}Requires-Dist: no-such-package==1\n")
+    monkeypatch.syspath_prepend(ours.parent)
+    found = findings(settings)
+    assert not_ok(found) == ["versions", "Ray"]
+    assert found["versions"].text == "no-such-package is not installed, not ==1"
+
+
+def test_a_node_with_another_version_and_another_storage(settings):
+    settings.storage_root.mkdir()
+    (settings.storage_root / "marker").touch()
+    same = doctor.versions()
+    assert "torch" in same and doctor.report(settings, "marker", same) == []
+    lacks = doctor.report(settings, "none", same | {"torch": "1.0", "Python": "3.9"})
+    assert lacks[0] == f"Python is {same['Python']}, not 3.9"
+    assert lacks[1] == f"torch is {same['torch']}, not 1.0"
+    assert lacks[2] == "it sees another storage than the driver: none"
 
 
 DOCTOR = [sys.executable, "-m", "doggos_helpers.cluster"]
@@ -169,7 +183,7 @@ def test_a_node_that_sees_another_storage_and_a_token_that_is_missing(two_nodes)
     assert code == 1 and len(nodes) == 2, said
     assert sorted(x[:6].strip() for x in nodes) == ["NOT OK", "ok"]
     assert "another storage than the driver" in said and "DOGGOS_STORAGE" in said
-    assert "token     from RAY_AUTH_TOKEN_PATH" in said
+    assert "answers, with the token from RAY_AUTH_TOKEN_PATH" in said
     assert not list(storage.glob(".doctor-*"))
 
     nothing = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
