@@ -13,7 +13,9 @@ import doggos_helpers
 import doggos_sample
 from doggos_helpers import environment
 from doggos_helpers.artefacts import check_storage
+from doggos_helpers.cluster.alike import check_alike
 from doggos_helpers.cluster.kernel import let_go_after_interrupts
+from doggos_helpers.cluster.monitor import Usage, monitor
 from doggos_helpers.cluster.nodes import (
     check_answers,
     growth_limits,
@@ -58,8 +60,12 @@ class Cluster:
             f" dashboard {self.dashboard or 'off'}"
         )
 
+    def monitor(self) -> contextlib.AbstractContextManager[Usage]:
+        """Sample what each node uses while a `with` block runs; see `Usage`."""
+        return monitor()
 
-def connect(settings: Settings) -> Cluster:
+
+def connect(settings: Settings, alike: bool = True) -> Cluster:
     """Join or start a Ray cluster, and print one line that says which.
 
     The address is `settings.address`, else `RAY_ADDRESS`, else a cluster running on
@@ -68,7 +74,8 @@ def connect(settings: Settings) -> Cluster:
     again keeps the connection.
 
     Raises:
-        ClusterError: No cluster answers at the address, or it can't hold the plan.
+        ClusterError: No cluster answers at the address, it can't hold the plan, or its
+            nodes differ (only asked if `alike`).
     """
     let_go_after_interrupts()
     if not ray.is_initialized():
@@ -76,6 +83,8 @@ def connect(settings: Settings) -> Cluster:
     check_storage(settings)
     _configure_ray_data(settings)
     nodes, grow_to = live_nodes(), growth_limits(settings)
+    if alike:
+        check_alike(nodes, settings)
     context = ray.get_runtime_context()
     dashboard = ray.init(ignore_reinit_error=True, **QUIET).dashboard_url
     cluster = Cluster(

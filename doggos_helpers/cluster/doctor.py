@@ -3,23 +3,19 @@
 What needs no Ray comes first; what each node has to say for itself comes last.
 """
 
-import shutil
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import requires
 from typing import Any
 
-import ray
 from packaging.requirements import Requirement
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from doggos_helpers.artefacts import RECORDED, check_storage, in_bucket, installed
+from doggos_helpers.artefacts import check_storage, installed
 from doggos_helpers.clip.model import check_model
+from doggos_helpers.cluster.alike import LEAST_FREE, SAME, free_disk, lacking
 from doggos_helpers.cluster.connect import connect
-from doggos_helpers.cluster.nodes import growth_limits, live_nodes, node_name
+from doggos_helpers.cluster.nodes import growth_limits, live_nodes
 from doggos_helpers.cluster.plan import GIB, plan_workers
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.environment import token_source
@@ -28,11 +24,7 @@ from doggos_helpers.serve.service import check_port
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.tracking import open_tracking
 
-LEAST_FREE = 1 * GIB
-NODE_S = 120  # the first task on a node starts a worker and imports Ray
 MEND = "Mend what the message names, or report it with the log of the command"
-SAME = "Give it what the driver has: packages, DOGGOS_STORAGE, DOGGOS_MODEL, free disk"
-
 Check = Callable[[Settings], Any]
 
 
@@ -63,7 +55,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("model", check_model, s.model),
         ("MLflow", lambda s: open_tracking(s.tracking), s.tracking),
         ("port", check_port, f"{s.host}:{s.port} is free for the service"),
-        ("Ray", connect, f"answers, with the token {token_source()}"),
+        ("Ray", _connect, f"answers, with the token {token_source()}"),
     ):
         found = _finding(name, check, settings, text)
         yield found
@@ -81,6 +73,11 @@ def _finding(name: str, check: Check, settings: Settings, text: str) -> Finding:
     return Finding(name, text)
 
 
+def _connect(settings: Settings) -> None:
+    """Connect; what is the matter with a node comes later, node by node."""
+    connect(settings, alike=False)
+
+
 def _check_versions(settings: Settings) -> None:
     wrong = []
     for wanted in map(Requirement, requires("doggos-helpers") or ()):
@@ -93,54 +90,20 @@ def _check_versions(settings: Settings) -> None:
 
 
 def _check_storage(settings: Settings) -> None:
-    """Try to write there, and look for room: here, and on each node."""
+    """Try to write there, and look for room."""
     check_storage(settings)
-    root = settings.storage_root
-    for disk in ("/",) if in_bucket(root) else ("/", str(root)):
-        if (free := shutil.disk_usage(disk).free) < LEAST_FREE:
-            fix = "Free space there, or set DOGGOS_STORAGE to another folder"
-            raise DoggosError(f"only {free / GIB:.1f} GiB are free", disk, fix)
+    if (free := free_disk(settings.storage_root)) < LEAST_FREE:
+        fix = "Free space, or set DOGGOS_STORAGE to another folder"
+        what = f"only {free / GIB:.1f} GiB are free"
+        raise DoggosError(what, str(settings.storage_root), fix)
 
 
 def _examine_nodes(settings: Settings) -> Iterator[Finding]:
     """Tell the plan, and what each node lacks of what the driver has."""
-    nodes, here = live_nodes(), versions()
+    nodes = live_nodes()
     plan = plan_workers(nodes, settings, growth_limits(settings))
     for line in str(plan).splitlines():
         yield Finding("plan", line)
-    task, asked = ray.remote(num_cpus=0, max_retries=0)(report), {}
-    marker = settings.storage_root / f".doctor-{uuid.uuid4().hex}"
-    marker.write_bytes(b"")
-    try:
-        for raw in ray.nodes():
-            there = NodeAffinitySchedulingStrategy(raw["NodeID"], soft=False)
-            sent = task.options(scheduling_strategy=there)
-            asked[node_name(raw)] = sent.remote(settings, marker.name, here)
-        ray.wait([*asked.values()], num_returns=len(asked), timeout=NODE_S)
-        for node in nodes:
-            try:
-                wrong = ray.get(asked[node.name], timeout=1)
-            except RayError as error:
-                wrong = [f"no answer: {str(error).splitlines()[-1]}"]
-            text = "; ".join(wrong) or "has what the driver has"
-            yield Finding("node", f"{node}; {text}", SAME if wrong else "")
-    finally:
-        marker.unlink()
-
-
-def report(settings: Settings, marker: str, wanted: dict[str, str]) -> list[str]:
-    """Say what a node lacks. Runs on that node."""
-    here = versions()
-    wrong = [f"{k} is {here[k]}, not {wanted[k]}" for k in here if here[k] != wanted[k]]
-    for check in (_check_storage, check_model):
-        found = _finding("", check, settings, "")
-        wrong += [found.text] if found.fix else []
-    if not (settings.storage_root / marker).exists():
-        wrong.append(f"it sees another storage than the driver: {marker}")
-    return wrong
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that all nodes must share."""
-    python = {"Python": sys.version.split()[0]}
-    return python | {name: installed(name) for name in RECORDED}
+    for node, wrong in lacking(nodes, settings).items():
+        text = "; ".join(wrong) or "has what the driver has"
+        yield Finding("node", f"{node}; {text}", SAME if wrong else "")

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
-from doggos_helpers.cluster import doctor
+from doggos_helpers.cluster import alike, doctor
 from doggos_helpers.cluster.doctor import Finding, examine
 from doggos_helpers.settings import Settings
 from tests.processes import REFUSABLE, needs_refusal
@@ -75,15 +76,15 @@ def test_a_package_that_is_missing(settings, tmp_path, monkeypatch):
     assert found["versions"].text == "no-such-package is not installed, not ==1"
 
 
-def test_a_node_with_another_version_and_another_storage(settings):
-    settings.storage_root.mkdir()
-    (settings.storage_root / "marker").touch()
-    same = doctor.versions()
-    assert "torch" in same and doctor.report(settings, "marker", same) == []
-    lacks = doctor.report(settings, "none", same | {"torch": "1.0", "Python": "3.9"})
-    assert lacks[0] == f"Python is {same['Python']}, not 3.9"
-    assert lacks[1] == f"torch is {same['torch']}, not 1.0"
-    assert lacks[2] == "it sees another storage than the driver: none"
+def test_what_a_node_lacks_is_named(tmp_path):
+    same, there = alike.versions(), UPath(tmp_path)
+    assert "torch" in same and alike.report([there / "..", there], same) == []
+    other = same | {"torch": "1.0", "Python": "3.9"}
+    assert alike.report([there / "none"], other) == [
+        f"Python is {same['Python']}, not 3.9",
+        f"torch is {same['torch']}, not 1.0",
+        f"it doesn't see {tmp_path}/none",
+    ]
 
 
 DOCTOR = [sys.executable, "-m", "doggos_helpers.cluster"]
@@ -182,9 +183,9 @@ def test_a_node_that_sees_another_storage_and_a_token_that_is_missing(two_nodes)
     nodes = [x for x in said.splitlines() if x[8:12] == "node"]
     assert code == 1 and len(nodes) == 2, said
     assert sorted(x[:6].strip() for x in nodes) == ["NOT OK", "ok"]
-    assert "another storage than the driver" in said and "DOGGOS_STORAGE" in said
+    assert "it doesn't see" in said and "DOGGOS_STORAGE" in said
     assert "answers, with the token from RAY_AUTH_TOKEN_PATH" in said
-    assert not list(storage.glob(".doctor-*"))
+    assert not list(storage.glob(".alike-*"))
 
     nothing = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
     code, said = run_doctor(nothing, "--storage", str(storage), *port)

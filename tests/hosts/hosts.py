@@ -37,12 +37,16 @@ exec cat >/dev/null
 HOST = """
 set -e
 hostname {name}
-mkdir -p /tmp/ray
-mount -t tmpfs none /tmp/ray
-mount -t tmpfs -o size=2g none /dev/shm
 mount -t tmpfs none /run
+mkdir /run/tmp /run/sshd
+mount --bind /tmp /run/tmp
+mount -t tmpfs -o mode=1777 none /tmp
+for kept in {kept}; do
+  mkdir -p /tmp/$kept
+  mount --bind /run/tmp/$kept /tmp/$kept
+done
+mount -t tmpfs -o size=2g none /dev/shm
 mount --bind {folder}/passwd /etc/passwd
-mkdir -p /run/sshd
 exec /usr/sbin/sshd -D -e -f {folder}/sshd_config
 """
 SSHD = """
@@ -100,7 +104,7 @@ class Host:
 
     def start(self) -> None:
         """Switch it on."""
-        script = HOST.format(name=self.name, folder=self.folder)
+        script = HOST.format(name=self.name, folder=self.folder, kept=self._kept())
         namespaces = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
         command = ["ip", "netns", "exec", self.name, "unshare", *namespaces]
         log = open(self.folder / "sshd.log", "w")
@@ -116,6 +120,12 @@ class Host:
                     if process.name() == "sshd" and self.init is None:
                         self.init = process
             time.sleep(0.05)
+
+    def _kept(self) -> str:
+        """Say which folders below /tmp the hosts need: this repository, its Python."""
+        needed = {ROOT, self.hosts.folder, *map(Path, (sys.prefix, sys.base_prefix))}
+        below = [p.relative_to("/tmp") for p in needed if p.is_relative_to("/tmp")]
+        return " ".join(map(str, below))
 
     def _listens(self) -> bool:
         log = self.folder / "sshd.log"

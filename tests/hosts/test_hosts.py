@@ -35,10 +35,10 @@ def hosts(session_folder: Path) -> Iterator[Hosts]:
 def test_each_has_a_name_processes_and_folders_of_its_own(hosts):
     one, two = hosts["one"], hosts["two"]
     assert one.run("hostname; hostname -I").stdout.split() == ["one", one.address]
-    one.run("touch /tmp/ray/seen /dev/shm/seen ~/seen")
-    assert two.run("ls /tmp/ray /dev/shm ~").stdout.count("seen") == 0
+    one.run("touch /tmp/seen /dev/shm/seen ~/seen")
+    assert two.run("ls /tmp /dev/shm ~").stdout.count("seen") == 0
     assert int(two.run("ls -d /proc/[0-9]* | wc -l").stdout) < 10
-    assert not Path("/tmp/ray/seen").exists() and not Path("/dev/shm/seen").exists()
+    assert not Path("/tmp/seen").exists() and not Path("/dev/shm/seen").exists()
 
 
 def test_one_logs_in_at_the_other_with_a_key(hosts):
