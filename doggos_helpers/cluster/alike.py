@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import Settings
 
 LEAST_FREE = 1 * GIB
-ANSWER_S = 30  # the first task on a node starts a worker and imports Ray
+SAY_AFTER_S, ANSWER_S = 10, 110  # the first task on a node starts a worker
 SAME = (
     "Give every node what the driver has: packages of the same versions, storage"
     " (DOGGOS_STORAGE), data set and model at the same paths, and free disk"
@@ -29,7 +30,7 @@ def check_alike(nodes: Sequence[Node], settings: Settings) -> None:
 
     Raises:
         ClusterError: A node sees another storage, has another version of a package,
-            hardly any free disk, or doesn't answer within half a minute.
+            hardly any free disk, or doesn't answer within two minutes.
     """
     lacks = lacking(nodes, settings) if len(nodes) > 1 else {}
     wrong = [f"{node.name}: {'; '.join(told)}" for node, told in lacks.items() if told]
@@ -53,7 +54,12 @@ def lacking(nodes: Sequence[Node], settings: Settings) -> dict[Node, list[str]]:
             on = NodeAffinitySchedulingStrategy(ids[node.name], soft=False)
             sent = task.options(scheduling_strategy=on)
             asked[node] = sent.remote([marker, *there], versions())
-        ray.wait([*asked.values()], num_returns=len(asked), timeout=ANSWER_S)
+        for seconds in (SAY_AFTER_S, ANSWER_S):
+            _, late = ray.wait(
+                [*asked.values()], num_returns=len(asked), timeout=seconds
+            )
+            if late:
+                print(f"{len(late)} of {len(asked)} nodes don't answer yet", flush=True)
         for node, answer in asked.items():
             try:
                 found[node] = ray.get(answer, timeout=1)
@@ -81,6 +87,8 @@ def versions() -> dict[str, str]:
 
 
 def free_disk(root: UPath) -> int:
-    """Return the free bytes on this machine, and in the storage if it is a folder."""
-    places = ["/"] if in_bucket(root) or not root.exists() else ["/", str(root)]
+    """Return what is free where Ray spills on this machine, or in a storage folder."""
+    places = [tempfile.gettempdir()]
+    if not in_bucket(root) and root.exists():
+        places.append(str(root))
     return min(shutil.disk_usage(place).free for place in places)

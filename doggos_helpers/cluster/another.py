@@ -13,7 +13,6 @@ import ray
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.nodes import live_nodes
 from doggos_helpers.cluster.plan import Node
-from doggos_helpers.environment import environment
 from doggos_helpers.errors import ClusterError
 
 START_S = 120
@@ -30,9 +29,19 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
     Raises:
         ClusterError: It didn't join within two minutes.
     """
-    before = {node.name for node in live_nodes()}
-    with tempfile.TemporaryFile("w+") as log, environment(RAY_AUTH_MODE="token"):
-        node = subprocess.Popen(_command(cluster, cpus), stdout=log, stderr=log)
+    before = set(live_nodes())
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+        f"--address={cluster.address}",
+        f"--node-ip-address={ray.util.get_node_ip_address()}",
+        *(f"--num-cpus={cpus}", "--num-gpus=0"),
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        # The defaults are for one node a machine.
+        *("--dashboard-agent-listen-port=0", "--min-worker-port=0"),
+        "--max-worker-port=0",
+    ]
+    with tempfile.TemporaryFile("w+") as log:
+        node = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             yield _joined(node, before, cluster, log)
         finally:
@@ -42,29 +51,15 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
             node.kill()
 
 
-def _command(cluster: Cluster, cpus: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
-        f"--address={cluster.address}",
-        f"--node-ip-address={ray.util.get_node_ip_address()}",
-        f"--num-cpus={cpus}",
-        "--num-gpus=0",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        # The defaults are for one node a machine.
-        *("--dashboard-agent-listen-port=0", "--min-worker-port=0"),
-        "--max-worker-port=0",
-    ]
-
-
 def _joined(
-    node: subprocess.Popen, before: set[str], cluster: Cluster, log: IO[str]
+    node: subprocess.Popen, before: set[Node], cluster: Cluster, log: IO[str]
 ) -> Node:
     deadline = time.monotonic() + START_S
     while node.poll() is None and time.monotonic() < deadline:
-        if new := [n for n in live_nodes() if n.name not in before]:
-            return new[0]
+        if new := set(live_nodes()) - before:
+            return new.pop()
         time.sleep(0.2)
     log.seek(0)
-    said = (log.read().strip().splitlines() or ["it said nothing"])[-1]
+    said = " ".join(log.read().split()[-30:])
     fix = "Run it again when the machine is less busy"
-    raise ClusterError(f"a second node didn't join ({said})", cluster.address, fix)
+    raise ClusterError(f"no second node came up ({said})", cluster.address, fix)
