@@ -1,4 +1,4 @@
-"""A cluster of Ray's own fake provider: from nothing to what is asked, and down again."""
+"""A cluster of Ray's own fake provider: from nothing to the plan, and down again."""
 
 from pathlib import Path
 

@@ -10,6 +10,14 @@ import pytest
 from tests.faults.datasets import dogs
 from tests.hosts.hosts import Host, needs_hosts
 from tests.hosts.launched import TOKEN, WORKERS, Launched, launched
+from tests.hosts.wrong import (
+    SILENT,
+    STORAGE,
+    Wrong,
+)
+from tests.hosts.wrong import (
+    TOKEN as OTHER_TOKEN,
+)
 
 pytestmark = [needs_hosts, pytest.mark.long]
 SAID_S = 60  # with importing Ray and connecting, on two cores for all hosts
@@ -36,6 +44,12 @@ def refused(cluster: Launched, command: str, *parts: str) -> None:
     assert took < SAID_S, took
 
 
+def lacks(cluster: Launched, wrong: Wrong, command: str, *parts: str) -> None:
+    """Assert that a command says what the first worker lacks, as the page has it."""
+    said = wrong.message.split("...")
+    refused(cluster, command, *map(str.strip, said), wrong.fix, *parts)
+
+
 def worker(cluster: Launched) -> Host:
     return cluster.hosts[WORKERS[0]]
 
@@ -56,7 +70,7 @@ def test_a_data_set_that_only_the_driver_sees(cluster):
         cluster.hosts[name].hide(folder)
     try:
         command = f"{EMBED} --dataset {folder}"
-        refused(cluster, command, f"it doesn't see {folder}", "data set")
+        lacks(cluster, STORAGE, command, f"it doesn't see {folder}", "data set")
     finally:
         for name in WORKERS:
             cluster.hosts[name].show(folder)
@@ -110,8 +124,23 @@ def test_a_host_with_another_token_cannot_join(cluster):
     )
     done = stranger.run(join, 120, check=False, **TOKEN)
     assert done.returncode != 0
-    assert "token is missing or incorrect" in done.stdout + done.stderr
+    assert OTHER_TOKEN.message in done.stdout + done.stderr
     assert stranger.address not in cluster.nodes()
+
+
+def test_a_host_that_has_just_died(cluster):
+    """Ray takes half a minute to notice; the wait for its answer isn't silent."""
+    dead = cluster.hosts[WORKERS[1]]
+    dead.cut()
+    try:
+        done = cluster.at_head(EMBED, 200, check=False)
+        said = done.stdout + done.stderr
+        gone = "Joined" in said and "2 nodes" in said  # noticed before we asked
+        assert gone or SILENT.message.rpartition("... ")[2] in said, said
+        assert gone or "nodes don't answer yet" in said
+    finally:
+        dead.restore()
+        cluster.wait_for(3, 300)
 
 
 def test_then_all_is_well_again(cluster):
