@@ -10,14 +10,7 @@ import pytest
 from tests.faults.datasets import dogs
 from tests.hosts.hosts import Host, needs_hosts
 from tests.hosts.launched import TOKEN, WORKERS, Launched, launched
-from tests.hosts.wrong import (
-    SILENT,
-    STORAGE,
-    Wrong,
-)
-from tests.hosts.wrong import (
-    TOKEN as OTHER_TOKEN,
-)
+from tests.hosts.wrong import DISK, SILENT, STORAGE, STRANGER, VERSION, Wrong
 
 pytestmark = [needs_hosts, pytest.mark.long]
 SAID_S = 60  # with importing Ray and connecting, on two cores for all hosts
@@ -57,9 +50,7 @@ def worker(cluster: Launched) -> Host:
 def test_a_storage_that_one_host_does_not_mount(cluster):
     worker(cluster).hide(cluster.hosts.shared)
     try:
-        refused(
-            cluster, EMBED, worker(cluster).address, "it doesn't see", "DOGGOS_STORAGE"
-        )
+        lacks(cluster, STORAGE, EMBED, worker(cluster).address, "DOGGOS_STORAGE")
     finally:
         worker(cluster).show(cluster.hosts.shared)
 
@@ -83,9 +74,7 @@ def test_another_version_of_torch_on_one_host(cluster):
         "Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n"
     )
     try:
-        refused(
-            cluster, EMBED, worker(cluster).address, "torch is 1.0, not ", "versions"
-        )
+        lacks(cluster, VERSION, EMBED, worker(cluster).address)
     finally:
         shutil.rmtree(other)
 
@@ -93,9 +82,7 @@ def test_another_version_of_torch_on_one_host(cluster):
 def test_a_full_disk_on_one_host(cluster):
     worker(cluster).run("mount -o remount,size=900m /tmp")
     try:
-        refused(
-            cluster, EMBED, worker(cluster).address, "of disk are free", "free disk"
-        )
+        lacks(cluster, DISK, EMBED, worker(cluster).address)
     finally:
         worker(cluster).run("mount -o remount,size=10g /tmp")
 
@@ -124,7 +111,7 @@ def test_a_host_with_another_token_cannot_join(cluster):
     )
     done = stranger.run(join, 120, check=False, **TOKEN)
     assert done.returncode != 0
-    assert OTHER_TOKEN.message in done.stdout + done.stderr
+    assert STRANGER.message in done.stdout + done.stderr
     assert stranger.address not in cluster.nodes()
 
 

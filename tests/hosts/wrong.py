@@ -38,9 +38,9 @@ SILENT = Wrong(
     "The node has died, or is cut off, and Ray hasn't noticed yet.",
     SAME,
 )
-TOKEN = Wrong(
+STRANGER = Wrong(
     "Authentication token is missing or incorrect",
     "`ray start --address` on a node that has another token than the head, or none.",
     "Copy ~/.ray/auth_token of the head there, and export RAY_AUTH_MODE=token",
 )
-WRONG = (STORAGE, VERSION, DISK, SILENT, TOKEN)
+WRONG = (STORAGE, VERSION, DISK, SILENT, STRANGER)
