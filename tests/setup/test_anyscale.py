@@ -8,13 +8,13 @@ import json
 import re
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
 import yaml
 
 from deploy.fill import ROOT, pinned
+from tests.setup.environments import python_with
 
 DEPLOY = ROOT / "deploy"
 FILES = {
@@ -36,15 +36,7 @@ except Exception as error:
 @pytest.fixture(scope="session")
 def anyscale() -> Path:
     """Return the Python of an environment with what the user's command needs."""
-    folder = ROOT / "build" / "anyscale"
-    python, wanted = folder / "bin" / "python", DEPLOY / "anyscale" / "requirements.txt"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-    install = [python, "-m", "pip", "install", "--quiet", "-r", wanted]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        pytest.skip(f"anyscale can't be installed: {done.stderr[-200:]}")
-    return python
+    return python_with(DEPLOY / "anyscale" / "requirements.txt")
 
 
 def problem(python: Path, model: str, config: dict) -> str:

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from deploy.fill import ROOT, VARIABLE, Unset, fill, pinned
+from tests.setup.environments import python_with
 
 DEPLOY = ROOT / "deploy"
 KUBERAY = sorted((DEPLOY / "kuberay").glob("*.yaml"))
@@ -114,6 +116,19 @@ def test_every_claim_and_host_of_the_kuberay_files_is_made_by_storage():
         ("PersistentVolumeClaim", "doggos-storage"),
         ("Service", "doggos-mlflow"),
     } <= made
+
+
+@pytest.mark.long
+def test_kubernetes_takes_the_storage_and_knows_every_field(tmp_path):
+    python = python_with(DEPLOY / "kuberay" / "requirements.txt")
+    check = [python.with_name("kubernetes-validate"), "--strict"]
+    file = tmp_path / "storage.yaml"
+    file.write_text(fill(DEPLOY / "kuberay" / "storage.yaml", ENVIRONMENT))
+    done = subprocess.run([*check, file], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("passed") == 4, done.stdout
+    file.write_text(file.read_text().replace("accessModes", "accessMode"))
+    done = subprocess.run([*check, file], capture_output=True, text=True)
+    assert done.returncode != 0 and "'accessMode' was unexpected" in done.stdout
 
 
 def known_keys(config: Any, model: type, path: str = "") -> list[str]:
