@@ -75,7 +75,10 @@ def report(paths: list[UPath], wanted: dict[str, str]) -> list[str]:
     here = versions()
     wrong = [f"{k} is {here[k]}, not {wanted[k]}" for k in here if here[k] != wanted[k]]
     wrong += [f"it doesn't see {path}" for path in paths if not path.exists()]
-    if (free := free_disk(paths[0].parent)) < LEAST_FREE:
+    root, places = paths[0].parent, [tempfile.gettempdir()]  # where Ray spills
+    if not in_bucket(root) and root.exists():
+        places.append(str(root))
+    if (free := min(shutil.disk_usage(p).free for p in places)) < LEAST_FREE:
         wrong.append(f"only {free / GIB:.1f} GiB of disk are free")
     return wrong
 
@@ -84,11 +87,3 @@ def versions() -> dict[str, str]:
     """Return the versions that all nodes must share."""
     python = {"Python": sys.version.split()[0]}
     return python | {name: installed(name) for name in RECORDED}
-
-
-def free_disk(root: UPath) -> int:
-    """Return what is free where Ray spills on this machine, or in a storage folder."""
-    places = [tempfile.gettempdir()]
-    if not in_bucket(root) and root.exists():
-        places.append(str(root))
-    return min(shutil.disk_usage(place).free for place in places)

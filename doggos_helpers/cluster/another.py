@@ -6,13 +6,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import IO
+from pathlib import Path
 
 import ray
 
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.nodes import live_nodes
 from doggos_helpers.cluster.plan import Node
+from doggos_helpers.environment import environment
 from doggos_helpers.errors import ClusterError
 
 START_S = 120
@@ -40,8 +41,11 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
         *("--dashboard-agent-listen-port=0", "--min-worker-port=0"),
         "--max-worker-port=0",
     ]
-    with tempfile.TemporaryFile("w+") as log:
-        node = subprocess.Popen(command, stdout=log, stderr=log)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        # Where Ray notes the cluster for the next `ray.init()`: that isn't for others.
+        with log.open("w") as output, environment(RAY_TMPDIR=folder):
+            node = subprocess.Popen(command, stdout=output, stderr=output)
         try:
             yield _joined(node, before, cluster, log)
         finally:
@@ -52,14 +56,13 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
 
 
 def _joined(
-    node: subprocess.Popen, before: set[Node], cluster: Cluster, log: IO[str]
+    node: subprocess.Popen, before: set[Node], cluster: Cluster, log: Path
 ) -> Node:
     deadline = time.monotonic() + START_S
     while node.poll() is None and time.monotonic() < deadline:
         if new := set(live_nodes()) - before:
             return new.pop()
         time.sleep(0.2)
-    log.seek(0)
-    said = " ".join(log.read().split()[-30:])
+    said = " ".join(log.read_text().split()[-30:])
     fix = "Run it again when the machine is less busy"
     raise ClusterError(f"no second node came up ({said})", cluster.address, fix)

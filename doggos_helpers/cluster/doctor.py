@@ -13,10 +13,10 @@ from packaging.requirements import Requirement
 
 from doggos_helpers.artefacts import check_storage, installed
 from doggos_helpers.clip.model import check_model
-from doggos_helpers.cluster.alike import LEAST_FREE, SAME, free_disk, lacking
+from doggos_helpers.cluster.alike import SAME, lacking
 from doggos_helpers.cluster.connect import connect
 from doggos_helpers.cluster.nodes import growth_limits, live_nodes
-from doggos_helpers.cluster.plan import GIB, plan_workers
+from doggos_helpers.cluster.plan import plan_workers
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.environment import token_source
 from doggos_helpers.errors import DoggosError
@@ -50,12 +50,16 @@ def examine(settings: Settings) -> Iterator[Finding]:
     s, python = settings, f"Python {sys.version.split()[0]}, {sys.executable}"
     for name, check, text in (
         ("versions", _check_versions, f"{python}, packages as pinned"),
-        ("storage", _check_storage, f"{s.storage_root}, writable"),
+        ("storage", check_storage, f"{s.storage_root}, writable"),
         ("data set", build_manifest, s.dataset_root),
         ("model", check_model, s.model),
         ("MLflow", lambda s: open_tracking(s.tracking), s.tracking),
         ("port", check_port, f"{s.host}:{s.port} is free for the service"),
-        ("Ray", _connect, f"answers, with the token {token_source()}"),
+        (
+            "Ray",
+            lambda s: connect(s, alike=False),
+            f"answers, with the token {token_source()}",
+        ),
     ):
         found = _finding(name, check, settings, text)
         yield found
@@ -73,11 +77,6 @@ def _finding(name: str, check: Check, settings: Settings, text: str) -> Finding:
     return Finding(name, text)
 
 
-def _connect(settings: Settings) -> None:
-    """Connect; what is the matter with a node comes later, node by node."""
-    connect(settings, alike=False)
-
-
 def _check_versions(settings: Settings) -> None:
     wrong = []
     for wanted in map(Requirement, requires("doggos-helpers") or ()):
@@ -87,15 +86,6 @@ def _check_versions(settings: Settings) -> None:
     if wrong:
         fix = "Install the pinned versions: pip install -r requirements.txt"
         raise DoggosError("; ".join(wrong), fix=fix)
-
-
-def _check_storage(settings: Settings) -> None:
-    """Try to write there, and look for room."""
-    check_storage(settings)
-    if (free := free_disk(settings.storage_root)) < LEAST_FREE:
-        fix = "Free space, or set DOGGOS_STORAGE to another folder"
-        what = f"only {free / GIB:.1f} GiB are free"
-        raise DoggosError(what, str(settings.storage_root), fix)
 
 
 def _examine_nodes(settings: Settings) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "1"}
 PROFILE = ". ~/.doggos-profile; "
 COUNT = """
 import json, ray
-ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+ray.init(address="auto", log_to_driver=False, logging_level=40)
 nodes = [n for n in ray.nodes() if n["Alive"]]
 print(json.dumps({n["NodeManagerAddress"]: n["Resources"].get("CPU") for n in nodes}))
 """

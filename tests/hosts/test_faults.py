@@ -6,6 +6,7 @@ three hosts on one machine of two cores: they compare with each other and nothin
 
 import json
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -132,7 +133,7 @@ def disturbed(
     mend: Callable[[], None] | None = None,
 ) -> None:
     """Embed, break something once rows are stored, finish, and count every row."""
-    run = Run(cluster, fault.replace(" ", "-").replace(",", ""))
+    run = Run(cluster, re.sub(r"\W+", "-", fault))
     run.wait_until_it_writes()
     break_it()
     code = run.finish()

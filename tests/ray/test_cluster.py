@@ -105,7 +105,7 @@ def test_a_monitor_sees_each_node_and_what_it_did(cluster):
     with connected.monitor() as usage:
         kept = ray.put(bytes(200 * 2**20))
         spin = ray.remote(num_cpus=1)(_spin)
-        ray.get([spin.remote(12.0) for _ in range(2)])
+        ray.get([spin.remote(16.0) for _ in range(2)])
     del kept
     frame = usage.frame
     assert set(frame.node) == {node.name for node in connected.nodes}
