@@ -20,6 +20,7 @@ from doggos_helpers.cluster.plan import plan_workers
 from doggos_helpers.data.manifest import build_manifest
 from doggos_helpers.environment import token_source
 from doggos_helpers.errors import DoggosError
+from doggos_helpers.places import SAMPLE
 from doggos_helpers.serve.service import check_port
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.tracking import open_tracking
@@ -51,7 +52,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for name, check, text in (
         ("versions", _check_versions, f"{python}, packages as pinned"),
         ("storage", check_storage, f"{s.storage_root}, writable"),
-        ("data set", build_manifest, s.dataset_root),
+        (
+            "data set",
+            lambda s: s.dataset == SAMPLE or build_manifest(s),
+            s.dataset_root,
+        ),
         ("model", check_model, s.model),
         ("MLflow", lambda s: open_tracking(s.tracking), s.tracking),
         ("port", check_port, f"{s.host}:{s.port} is free for the service"),

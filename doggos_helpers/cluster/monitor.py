@@ -43,10 +43,10 @@ class Usage:
 
 
 @contextlib.contextmanager
-def monitor(every_s: float = EVERY_S) -> Iterator[Usage]:
+def monitor() -> Iterator[Usage]:
     """Sample all nodes while a block runs, nodes that come and go as well."""
     usage, ended = Usage(), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(usage, ended, every_s), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(usage, ended), daemon=True)
     watcher.start()
     try:
         yield usage
@@ -55,18 +55,17 @@ def monitor(every_s: float = EVERY_S) -> Iterator[Usage]:
         watcher.join(2 * ANSWER_S)
 
 
-def _watch(usage: Usage, ended: threading.Event, every_s: float) -> None:
+def _watch(usage: Usage, ended: threading.Event) -> None:
     started, busy = time.monotonic(), time.thread_time()
     while True:
         now = time.monotonic() - started
-        for raw in ray.nodes():
-            with contextlib.suppress(OSError):  # a node that goes just now
-                url = f"http://{raw['NodeManagerAddress']}:{raw['MetricsExportPort']}"
-                sample = {"seconds": round(now, 1), "node": node_name(raw)}
-                if raw["Alive"]:
-                    usage.samples.append(sample | measured(f"{url}/metrics"))
-        usage.cost = (time.thread_time() - busy) / max(now, every_s)
-        if ended.wait(every_s):
+        for raw in (node for node in ray.nodes() if node["Alive"]):
+            url = f"http://{raw['NodeManagerAddress']}:{raw['MetricsExportPort']}"
+            sample = {"seconds": round(now, 1), "node": node_name(raw)}
+            with contextlib.suppress(OSError):  # a node that comes or goes just now
+                usage.samples.append(sample | measured(f"{url}/metrics"))
+        usage.cost = (time.thread_time() - busy) / max(now, EVERY_S)
+        if ended.wait(EVERY_S):
             return
 
 
@@ -75,9 +74,10 @@ def measured(url: str) -> dict[str, float]:
     from prometheus_client.parser import text_string_to_metric_families
 
     with urllib.request.urlopen(url, timeout=ANSWER_S) as reply:
-        text = reply.read().decode()
+        lines = reply.read().decode().splitlines(keepends=True)
+    ours = "".join(line for line in lines if line.startswith(tuple(MEASURES)))
     found: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(ours):  # some name others, longer
         if family.name in MEASURES:
             name, unit = MEASURES[family.name]
             here = [s for s in family.samples if s.labels.get("Location") != "SPILLED"]
