@@ -52,19 +52,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for name, check, text in (
         ("versions", _check_versions, f"{python}, packages as pinned"),
         ("storage", check_storage, f"{s.storage_root}, writable"),
-        (
-            "data set",
-            lambda s: s.dataset == SAMPLE or build_manifest(s),
-            s.dataset_root,
-        ),
+        ("data set", lambda s: s.dataset == SAMPLE or build_manifest(s), s.dataset),
         ("model", check_model, s.model),
         ("MLflow", lambda s: open_tracking(s.tracking), s.tracking),
         ("port", check_port, f"{s.host}:{s.port} is free for the service"),
-        (
-            "Ray",
-            lambda s: connect(s, alike=False),
-            f"answers, with the token {token_source()}",
-        ),
+        ("Ray", lambda s: connect(s, alike=False), f"token {token_source()}"),
     ):
         found = _finding(name, check, settings, text)
         yield found

@@ -184,7 +184,7 @@ def test_a_node_that_sees_another_storage_and_a_token_that_is_missing(two_nodes)
     assert code == 1 and len(nodes) == 2, said
     assert sorted(x[:6].strip() for x in nodes) == ["NOT OK", "ok"]
     assert "it doesn't see" in said and "DOGGOS_STORAGE" in said
-    assert "answers, with the token from RAY_AUTH_TOKEN_PATH" in said
+    assert "token from RAY_AUTH_TOKEN_PATH" in said
     assert not list(storage.glob(".alike-*"))
 
     nothing = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
