@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from deploy.fill import ROOT, Unset, fill
+from doggos_helpers.serve import application
 from tests.hosts.hosts import needs_hosts
 from tests.hosts.launched import TOKEN, WORKERS, Launched, launched, processes
 
 pytestmark = needs_hosts
 FILE = ROOT / "deploy" / "launcher" / "onprem.yaml"
-SMALL = "--images-per-class 4"
+JOB_S, SERVE_S = 500, 200
 
 
 def test_what_is_yours_is_asked_for_by_name():
@@ -59,8 +60,13 @@ def test_the_doctor_finds_three_nodes_on_which_all_is_well(cluster):
 
 @pytest.mark.long
 def test_jobs_embed_train_and_evaluate_on_every_host(cluster):
-    for stage in ("embed", "train", "evaluate"):
-        cluster.job(f"python -m doggos_helpers.{stage} {SMALL}")
+    """The job is KubeRay's and Anyscale's: embed, train, evaluate."""
+    kuberay, anyscale = (
+        yaml.safe_load(fill(ROOT / "deploy" / file, {"IMAGE": "any"}))
+        for file in ("kuberay/job.yaml", "anyscale/job.yaml")
+    )
+    assert kuberay["spec"]["entrypoint"] == anyscale["entrypoint"]
+    cluster.job(anyscale["entrypoint"], JOB_S)
     runs = {
         path.parent.name: json.loads(path.read_text())
         for path in cluster.hosts.shared.glob("*/*/run.json")
@@ -70,6 +76,18 @@ def test_jobs_embed_train_and_evaluate_on_every_host(cluster):
     assert counts["embedded"] == counts["manifest"] > 0
     addresses = {name.partition("/")[0] for name in runs["embeddings"]["nodes"]}
     assert addresses <= set(cluster.nodes()) and len(addresses) > 1
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(application, "build_app"), reason="no build_app yet")
+def test_serve_deploy_answers(cluster):
+    cluster.at_head("serve deploy ~/doggos/deploy/serve.yaml")
+    ask = "curl -fsS http://127.0.0.1:8000/healthz && exit; sleep 2"
+    cluster.at_head(
+        f"for try in $(seq {SERVE_S // 2}); do {ask}; done; exit 1", SERVE_S
+    )
+    cluster.at_head("python -m doggos_helpers.loadtest", SERVE_S)
+    cluster.at_head("serve shutdown -y")
 
 
 @pytest.mark.long
