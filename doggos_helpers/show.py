@@ -169,7 +169,7 @@ def usage(samples: pd.DataFrame) -> "Figure":
             color = "#4477aa" if "node" not in samples else f"C{number}"
             axis.plot(seen[over], seen[name], color=color, marker=".", ms=4, label=node)
         axis.set_title(name, fontsize=9, loc="left")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * samples[name].max() or 1)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel(over)
     if "node" in samples:
