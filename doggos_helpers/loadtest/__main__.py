@@ -8,6 +8,7 @@ from pydantic import Field
 
 from doggos_helpers.errors import run_command
 from doggos_helpers.loadtest.client import read_test_images, record, send_load
+from doggos_helpers.serve.service import url_of
 from doggos_helpers.settings import Settings
 
 
@@ -23,23 +24,16 @@ class LoadSettings(Settings):
 def main(arguments: Sequence[str]) -> int:
     """Print the figures of a load test; return 1 if any request failed."""
     settings = LoadSettings.from_command("doggos_helpers.loadtest", list(arguments))
-    url = settings.url or f"http://{settings.host}:{settings.port}"
-    images = read_test_images(settings)
-    started = time.time()
+    url = (settings.url or url_of(settings)).rstrip("/")
+    images, started = read_test_images(settings), time.time()
     load = settings.model_dump(include={"requests", "concurrency", "timeout_s"})
     report = asyncio.run(send_load(url, images, **load))
     path = record(settings, started, report)
-    counts = report["counts"]
-    print(
-        f"{counts['succeeded']} of {counts['requests']} requests succeeded in"
-        f" {report['seconds']:g} s: {report['throughput']:g} a second,"
-        f" {settings.concurrency} at a time"
-    )
-    print("ms: " + ", ".join(f"{k} {v:g}" for k, v in report["latency_ms"].items()))
-    print("statuses: " + ", ".join(f"{k}: {v}" for k, v in report["statuses"].items()))
-    print("nodes: " + ", ".join(f"{k}: {v}" for k, v in report["nodes"].items()))
+    for name, part in report.items():
+        if name != "latencies_ms":
+            print(f"{name}: {part}")
     print(path)
-    return 1 if counts["failed"] else 0
+    return 1 if report["counts"]["failed"] else 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
+import aiohttp
 import numpy as np
 from upath import UPath
 
@@ -15,9 +15,11 @@ from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.embed.table import read_embeddings, read_record
 from doggos_helpers.errors import DataError, ServiceError
+from doggos_helpers.serve.service import ask
 from doggos_helpers.settings import Settings
 
 MAX_IMAGES = 64  # different images sent; they are repeated after that
+AGAIN = "Run notebook 03_embedding again: the data set changed"
 LISTENS_S = 10  # the service is given to answer at all
 
 
@@ -47,69 +49,55 @@ async def send_load(
     Raises:
         ServiceError: The service doesn't answer at the URL.
     """
-    latencies: list[float] = []
+    status, said = await asyncio.to_thread(ask, f"{url}/healthz", LISTENS_S)
+    if status in (0, 404):
+        fix = "Start the service: `python -m doggos_helpers.serve`, or check the URL"
+        raise ServiceError("another service answers" if status else said, url, fix)
+    good: list[tuple[float, str]] = []
     statuses: Counter[str] = Counter()
-    nodes: Counter[str] = Counter()
     turns = iter(range(requests))
-    await _check_it_answers(url)
-    limits = httpx.Limits(max_connections=concurrency)
-    client = httpx.AsyncClient(
-        base_url=url, timeout=timeout_s, limits=limits, trust_env=False
-    )
+    limits, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(timeout_s)
+    session = aiohttp.ClientSession(connector=limits, timeout=timeout)
 
     async def one_client() -> None:
         for turn in turns:  # shared: each takes the next one
-            files = {"image": ("image", images[turn % len(images)])}
-            started = time.perf_counter()
+            form, started = aiohttp.FormData(), time.perf_counter()
+            form.add_field("image", images[turn % len(images)], filename="image")
             try:
-                reply = await client.post("/predict/upload", files=files)
-            except httpx.HTTPError as error:
+                async with session.post(f"{url}/predict/upload", data=form) as reply:
+                    answer, status = await reply.json(content_type=None), reply.status
+            except (aiohttp.ClientError, TimeoutError) as error:
                 statuses[type(error).__name__] += 1
                 continue
-            statuses[str(reply.status_code)] += 1
-            if reply.status_code == 200:
-                latencies.append((time.perf_counter() - started) * 1000)
-                nodes[reply.json()["node"]] += 1
+            statuses[str(status)] += 1
+            if status == 200:
+                ms = (time.perf_counter() - started) * 1000
+                good.append((round(ms, 2), answer["node"]))
 
-    async with client:
+    async with session:
         started = time.perf_counter()
         await asyncio.gather(*(one_client() for _ in range(concurrency)))
         seconds = time.perf_counter() - started
-    good = len(latencies)
+    latencies, failed = [ms for ms, _ in good], requests - len(good)
     return {
         "concurrency": concurrency,
         "seconds": round(seconds, 3),
-        "throughput": round(good / seconds, 2),
+        "throughput": round(len(good) / seconds, 2),
         "latency_ms": _summary(latencies),
-        "counts": {"requests": requests, "succeeded": good, "failed": requests - good},
+        "counts": {"requests": requests, "succeeded": len(good), "failed": failed},
         "statuses": dict(sorted(statuses.items())),
-        "nodes": dict(sorted(nodes.items())),
-        "latencies_ms": [round(ms, 2) for ms in latencies],
+        "nodes": dict(sorted(Counter(node for _, node in good).items())),
+        "latencies_ms": latencies,
     }
-
-
-async def _check_it_answers(url: str) -> None:
-    """Raise unless this service answers, well or not."""
-    try:
-        async with httpx.AsyncClient(timeout=LISTENS_S, trust_env=False) as client:
-            reply = await client.get(f"{url.rstrip('/')}/healthz")
-        what = "another service answers" if reply.status_code == 404 else ""
-    except httpx.TimeoutException:
-        what = f"nothing answers within {LISTENS_S} s"
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        what = f"nothing answers ({error})"
-    if what:
-        fix = "Start the service: `python -m doggos_helpers.serve`, or check the URL"
-        raise ServiceError(what, url, fix)
 
 
 def _summary(latencies: Sequence[float]) -> dict[str, float]:
     """Summarise milliseconds; empty where no request succeeded."""
     if not latencies:
         return {}
-    figures = [*np.percentile(latencies, [50, 95, 99]), np.mean(latencies)]
-    names = ("p50", "p95", "p99", "mean")
-    return {n: round(float(ms), 2) for n, ms in zip(names, figures, strict=True)}
+    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
+    figures = {"p50": p50, "p95": p95, "p99": p99, "mean": np.mean(latencies)}
+    return {name: round(float(ms), 2) for name, ms in figures.items()}
 
 
 def read_test_images(settings: Settings) -> list[bytes]:
@@ -120,14 +108,13 @@ def read_test_images(settings: Settings) -> list[bytes]:
         DataError: It has no test images, or one is gone.
     """
     root, paths = settings.dataset_root, read_embeddings(settings, "test").paths
-    chosen = paths[:: max(1, -(-len(paths) // MAX_IMAGES))]
-    fix = "Run notebook 03_embedding again: the data set changed"
+    if not len(paths):
+        raise DataError("no test image is embedded", root, AGAIN)
     try:
-        if len(chosen):
-            return [read_bytes(root, path) for path in chosen]
+        spread = paths[:: -(-len(paths) // MAX_IMAGES)]
+        return [read_bytes(root, path) for path in spread]
     except BadImage as error:
-        raise DataError(f"an embedded image is gone ({error})", root, fix) from error
-    raise DataError("no test image is embedded", root, fix)
+        raise DataError(f"an embedded image is gone ({error})", root, AGAIN) from error
 
 
 def record(settings: Settings, started: float, report: dict[str, Any]) -> UPath:
@@ -141,10 +128,10 @@ def record(settings: Settings, started: float, report: dict[str, Any]) -> UPath:
     Returns:
         The path of run.json.
     """
-    folder, shown = settings.serving_dir, dict(report)
+    folder = settings.serving_dir
     write_json(folder / "loadtest.json", report)
-    shown.pop("latencies_ms")
-    parts = {"counts": shown.pop("counts"), "nodes": shown.pop("nodes"), "load": shown}
+    load = {name: part for name, part in report.items() if name != "latencies_ms"}
+    parts = {"counts": load.pop("counts"), "nodes": load.pop("nodes"), "load": load}
     fingerprint = read_record(settings)["fingerprint"]
     write_run(folder, "serve", settings, started, fingerprint=fingerprint, **parts)
     return folder / "run.json"

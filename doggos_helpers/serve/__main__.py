@@ -5,19 +5,21 @@ from collections.abc import Sequence
 
 from doggos_helpers.cluster.connect import connected
 from doggos_helpers.errors import run_command
-from doggos_helpers.serve.application import ServeSettings
-from doggos_helpers.serve.service import check_inputs, curl_line, start, stop
+from doggos_helpers.serve.application import check_artefacts
+from doggos_helpers.serve.service import check_port, start, stop
+from doggos_helpers.serve.stages import ServeSettings
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until Ctrl-C or SIGTERM; with --keep-app, deploy and return."""
     settings = ServeSettings.from_command("doggos_helpers.serve", list(arguments))
-    check_inputs(settings)
+    check_port(settings, or_serve=True)
+    check_artefacts(settings)
     with connected(settings) as cluster:
         service = start(settings, cluster)
         keep = settings.keep_app and not cluster.started_here
         try:
-            print(f"{service.url}  serves; try\n{curl_line(settings, service)}")
+            print(f"{service.url}  serves: a page, and what /openapi.json describes.")
             if not keep:
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
                 print("Ctrl-C stops it.", flush=True)

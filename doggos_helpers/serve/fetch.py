@@ -32,23 +32,13 @@ _UPLOAD = "Download the image yourself and upload it"
 class FetchError(DoggosError):
     """An image that can't be fetched; `status` is the HTTP status to answer with."""
 
-    def __init__(
-        self, what: str, where: str = "", fix: str = "", status: int = 400
-    ) -> None:
-        """Keep all four parts, so that the error survives pickling."""
+    def __init__(self, what: str, where: str, fix: str, status: int = 400) -> None:
+        """Keep the status beside the three parts."""
         super().__init__(what, where, fix)
-        self.args = (what, where, fix, status)
         self.status = status
 
 
-async def fetch_image(
-    url: str,
-    *,
-    allow_private: bool = False,
-    max_bytes: int = MAX_BYTES,
-    total_timeout_s: float = TOTAL_TIMEOUT_S,
-    max_redirects: int = MAX_REDIRECTS,
-) -> bytes:
+async def fetch_image(url: str, allow_private: bool = False) -> bytes:
     """Fetch a URL's bytes, following redirects and checking each of them.
 
     Of a host with several addresses the private ones are passed over.
@@ -56,9 +46,6 @@ async def fetch_image(
     Args:
         url: http or https, without a user name or password.
         allow_private: Also connect to private, loopback and link-local addresses.
-        max_bytes: The most that is read.
-        total_timeout_s: For everything: names, connections, redirects, body.
-        max_redirects: How many are followed.
 
     Raises:
         FetchError: With status 400 (the URL is wrong), 403 (an address that isn't
@@ -84,14 +71,16 @@ async def fetch_image(
     )
     target = URL()
     try:
-        async with asyncio.timeout(total_timeout_s), session:
-            for _ in range(max_redirects + 1):
+        async with asyncio.timeout(TOTAL_TIMEOUT_S), session:
+            for _ in range(MAX_REDIRECTS + 1):
                 target = _parse(url, target)
                 async with session.get(target, allow_redirects=False) as response:
                     refused = False
                     url = response.headers.get("Location", "")
                     if response.status not in REDIRECTS or not url:
-                        return await _read(response, max_bytes)
+                        return await _read(response)
+        what = f"more than {MAX_REDIRECTS} redirects"
+        raise FetchError(what, str(target), "Use the address they end at", 502)
     except (aiohttp.ClientConnectorDNSError, aiohttp.InvalidURL, UnicodeError):
         raise FetchError("no such host", str(target.host), "Mend the URL") from None
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -99,10 +88,8 @@ async def fetch_image(
         if refused:  # its address isn't repeated: it tells about the network behind
             what, status = "the host's address is not public", 403
         elif isinstance(error, TimeoutError):
-            what, status = f"no image within {total_timeout_s:g} s", 504
+            what, status = f"no image within {TOTAL_TIMEOUT_S:g} s", 504
         raise FetchError(what, str(target.host), _UPLOAD, status) from error
-    what = f"more than {max_redirects} redirects"
-    raise FetchError(what, str(target), "Use the address they end at", 502)
 
 
 @functools.cache
@@ -146,7 +133,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Read a body up to a limit, whatever its Content-Length claims."""
     url, kind = str(response.url), response.content_type
     if not 200 <= response.status < 300:
@@ -158,14 +145,10 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         # We asked for none, and a small body may unpack to a huge one.
         raise FetchError("the host compressed the image", url, _UPLOAD, 415)
-    too_large = FetchError(
-        f"larger than {max_bytes} bytes", url, "Use a smaller image", 413
-    )
-    if (response.content_length or 0) > max_bytes:
-        raise too_large
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > max_bytes:
-            raise too_large
+        if len(body) > MAX_BYTES:
+            what = f"larger than {MAX_BYTES} bytes"
+            raise FetchError(what, url, "Use a smaller image", 413)
     return bytes(body)

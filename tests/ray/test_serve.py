@@ -26,16 +26,11 @@ from doggos_helpers.embed.stage import check, embed
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ClusterError, ModelError, ServiceError, StorageError
 from doggos_helpers.loadtest.client import read_test_images, send_load
-from doggos_helpers.serve.application import ServeSettings
+from doggos_helpers.serve import service as serving
+from doggos_helpers.serve.application import check_artefacts
 from doggos_helpers.serve.fetch import MAX_BYTES
-from doggos_helpers.serve.service import (
-    Service,
-    check_inputs,
-    check_port,
-    curl_line,
-    start,
-    stop,
-)
+from doggos_helpers.serve.service import Service, check_port, start, stop
+from doggos_helpers.serve.stages import Classifier, ServeSettings
 from doggos_helpers.train import classifier
 from tools.local_cluster import free_ports
 
@@ -254,12 +249,6 @@ def test_health_and_page_answer_and_the_page_loads_nothing_from_elsewhere(app):
     assert not re.search(r"https?://|src=|@import|url\(", page.text)
 
 
-def test_the_curl_line_names_an_image_that_the_app_has(app):
-    line = curl_line(app.settings, Service(app.url, "tested"))
-    url = re.search(r'"url": "([^"]+)"', line)
-    assert url and app.client.get(url[1]).status_code == 200
-
-
 def batches_of_several() -> float:
     """Count the batches of more than one image that the encoders computed."""
     import ray
@@ -311,11 +300,13 @@ def test_a_missing_artefact_is_named_with_the_notebook_that_makes_it(app, tmp_pa
 
 
 def test_a_classifier_of_another_model_is_refused_saying_so(app, tmp_path):
-    from doggos_helpers.serve.deployments import Matcher
-
     save_classifier(tmp_path, 7)
+    unfit = app.settings.model_copy(update={"champion": str(tmp_path)})
     with pytest.raises(ModelError, match="takes 7 numbers, the embeddings have"):
-        Matcher(app.settings, str(tmp_path))
+        check_artefacts(unfit)
+    served = dataclasses.replace(check_artefacts(app.settings), champion=str(tmp_path))
+    with pytest.raises(ModelError, match="takes 7 numbers, the embeddings have"):
+        Classifier(served)
 
 
 def test_embeddings_of_other_weights_are_refused(app, tmp_path):
@@ -326,29 +317,6 @@ def test_embeddings_of_other_weights_are_refused(app, tmp_path):
     (elsewhere.embeddings_dir / "run.json").write_text(json.dumps(run))
     with pytest.raises(ModelError, match="03_embedding"):
         start(elsewhere, app.cluster)
-
-
-def test_images_are_not_handed_out_where_the_setting_is_off(app):
-    from doggos_helpers.serve.deployments import Ingress
-
-    off = app.settings.model_copy(update={"serve_images": "no"})
-    assert JPEG in Ingress(app.settings, None, None, None).paths  # type: ignore
-    assert not Ingress(off, None, None, None).paths  # type: ignore
-
-
-def test_health_says_when_the_encoder_is_gone_and_when_it_is_back(app):
-    import ray
-
-    actors = ray.util.list_named_actors(all_namespaces=True)
-    name = next(a["name"] for a in actors if "#Encoder#" in a["name"])
-    ray.kill(ray.get_actor(name, namespace="serve"))
-    statuses, deadline = [], time.monotonic() + 90
-    while statuses[-1:] != [200] or 503 not in statuses:
-        assert time.monotonic() < deadline, statuses
-        reply = app.client.get("/healthz")
-        statuses.append(reply.status_code)
-        time.sleep(0.1)
-    assert set(statuses) <= {200, 503}
 
 
 class Elsewhere(http.server.BaseHTTPRequestHandler):
@@ -375,10 +343,12 @@ ended = threading.Event()
 
 @pytest.fixture(scope="module")
 def fetching(app) -> Iterator[str]:
-    """Update the app to fetch from loopback, and give it a host to fetch from."""
-    private = app.settings.model_copy(update={"allow_private_urls": True})
+    """Update the app: it fetches from loopback, hands out no images, and its encoder
+    is a deployment of its own. Give it a host to fetch from.
+    """
+    changes = {"allow_private_urls": True, "serve_images": "no", "encoder_apart": "yes"}
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        start(private, app.cluster)
+        start(app.settings.model_copy(update=changes), app.cluster)
     assert said.getvalue() == "The app tested runs already: it is updated.\n"
     assert list(serve.status().applications) == ["tested"]
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
@@ -386,6 +356,41 @@ def fetching(app) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}"
     ended.set()
     server.shutdown()
+
+
+def test_an_encoder_of_its_own_gives_the_same_answers(app, fetching):
+    deployments = serve.status().applications["tested"].deployments
+    assert set(deployments) == {"Api", "Encoder"}
+    reply = app.client.post("/predict/upload?k=2", files={"image": read(app)})
+    assert reply.status_code == 200, reply.text
+    best = reply.json()["similar"][0]
+    assert best["path"] == JPEG and best["score"] == pytest.approx(1, abs=1e-4)
+    found = app.client.post("/search/", json={"text": "a zorblax dog", "k": 3}).json()
+    assert found["unknown_words"] == ["zorblax"] and len(found["similar"]) == 3
+
+
+def test_images_are_not_handed_out_where_the_setting_is_off(app, fetching):
+    files = {"image": read(app)}
+    best = app.client.post("/predict/upload", files=files).json()["similar"][0]
+    assert "url" not in best
+    assert app.client.get(f"/images/{best['path']}").status_code == 404
+    reply = app.client.post("/predict/", json={"url": own(app)})
+    assert reply.status_code == 404 and "no such image here" in reply.json()["error"]
+
+
+def test_health_says_when_the_encoder_is_gone_and_when_it_is_back(app, fetching):
+    import ray
+
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    name = next(a["name"] for a in actors if "#Encoder#" in a["name"])
+    ray.kill(ray.get_actor(name, namespace="serve"))
+    statuses, deadline = [], time.monotonic() + 90
+    while statuses[-1:] != [200] or 503 not in statuses:
+        assert time.monotonic() < deadline, statuses
+        reply = app.client.get("/healthz")
+        statuses.append(reply.status_code)
+        time.sleep(0.1)
+    assert set(statuses) <= {200, 503}
 
 
 @pytest.mark.parametrize(
@@ -414,7 +419,8 @@ def test_a_closed_port_is_told_of(app, fetching):
 
 
 def test_another_ray_that_finds_our_port_taken_is_told_by_whom(app):
-    check_inputs(app.settings)  # a Serve there may be the one that will be joined
+    # A Serve there may be the one that will be joined.
+    check_port(app.settings, or_serve=True)
     with pytest.raises(ServiceError, match="a service on another Ray") as caught:
         check_port(app.settings)
     assert "DOGGOS_PORT" in caught.value.fix
@@ -438,7 +444,7 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
         def __call__(self) -> str:
             return "here"
 
-    before = app.client.post("/predict/", json={"url": own(app)}).json()
+    before = app.client.post("/predict/upload", files={"image": read(app)}).json()
     serve.run(Other.bind(), name="other", route_prefix="/other")
     stop(Service(app.url, app.settings.app_name))
     assert list(serve.status().applications) == ["other"]
@@ -452,16 +458,21 @@ def test_stop_leaves_other_apps_and_a_serve_file_builds_ours_from_settings(app):
     }
     config = ServeDeploySchema.model_validate({"applications": [file]})
     _get_global_client().deploy_apps(config, _blocking=True)
-    after = app.client.post("/predict/", json={"url": own(app)})
-    assert after.status_code == 200 and after.json() == before
+    after = app.client.post("/predict/upload", files={"image": read(app)}).json()
+    assert after["similar"][0].pop("url") == own(app)
+    assert after["breeds"] == before["breeds"]
 
 
 @pytest.mark.long
-def test_a_replica_that_cannot_start_is_told_of_and_taken_away(app, tmp_path):
+def test_a_replica_that_cannot_start_is_told_of_and_taken_away(
+    app, tmp_path, monkeypatch
+):
     stop(Service(app.url, app.settings.app_name))
     save_classifier(tmp_path, 7)  # it loads, and doesn't fit the embeddings
-    unfit = app.settings.model_copy(update={"champion": str(tmp_path)})
+    served = dataclasses.replace(check_artefacts(app.settings), champion=str(tmp_path))
+    # As if the storage had changed since the driver looked.
+    monkeypatch.setattr(serving, "check_artefacts", lambda _: served)
     with pytest.raises(ServiceError, match="takes 7 numbers, the emb") as caught:
-        start(unfit, app.cluster)
+        start(app.settings, app.cluster)
     assert "04_training" in str(caught.value) and len(str(caught.value)) < 500
     assert not serve.status().applications
