@@ -1,13 +1,18 @@
 """Load test: how fast a running service answers, and who answers."""
 
 import asyncio
+import itertools
+import math
+import random
+import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import numpy as np
+import pandas as pd
 from upath import UPath
 
 from doggos_helpers.artefacts import write_json, write_run
@@ -21,6 +26,95 @@ from doggos_helpers.settings import Settings
 MAX_IMAGES = 64  # different images sent; they are repeated after that
 AGAIN = "Run notebook 03_embedding again: the data set changed"
 LISTENS_S = 10  # the service is given to answer at all
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0  # before a request is sent again
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a request: when it ended, in seconds since the start, and how.
+
+    `status` is that of HTTP, or the name of what went wrong before one came;
+    `clients` is how many sent at a time.
+    """
+
+    ended: float
+    ms: float
+    clients: int
+    retries: int
+    status: str
+    node: str = ""
+    replica: str = ""
+    batch: str = ""
+    timing: str = ""
+
+
+class Load:
+    """A load under way: what is sent, and what became of it."""
+
+    def __init__(
+        self, url: str, images: Sequence[bytes], retries: int, **session: Any
+    ) -> None:
+        """Open the session; nothing is sent yet."""
+        self.url, self.images, self.retries = url, images, retries
+        connector = aiohttp.TCPConnector(limit=0)
+        self.session = aiohttp.ClientSession(connector=connector, **session)
+        self.replies: list[Reply] = []
+        self.started = time.perf_counter()
+
+    async def try_once(self, turn: int) -> tuple[Any, ...]:
+        """Send an image once; return status, node, replica, batch and timing."""
+        form = aiohttp.FormData()
+        form.add_field("image", self.images[turn % len(self.images)], filename="image")
+        try:
+            async with self.session.post(self.url, data=form) as reply:
+                if reply.status != 200:
+                    return (str(reply.status),)
+                node, said = (
+                    (await reply.json(content_type=None))["node"],
+                    reply.headers,
+                )
+                batch, timing = (
+                    said.get("X-Batch-Size", ""),
+                    said.get("Server-Timing", ""),
+                )
+                return "200", node, said.get("X-Served-By", ""), batch, timing
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return (type(error).__name__,)
+
+    async def _send(self, turn: int, due: float, clients: int) -> None:
+        """Send an image until there is an answer, and note it."""
+        for retry in range(self.retries + 1):
+            said = await self.try_once(turn)
+            if said[0].startswith(("2", "4")) or retry == self.retries:
+                break
+            wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**retry)
+            await asyncio.sleep(wait * random.uniform(0.5, 1))
+        now = time.perf_counter()
+        ms = round((now - due) * 1000, 2)
+        self.replies.append(Reply(now - self.started, ms, clients, retry, *said))
+
+    async def closed(
+        self, clients: int, turns: Iterable[int], seconds: float = math.inf
+    ) -> None:
+        """Keep as many requests under way as there are clients."""
+        shared, end = iter(turns), time.perf_counter() + seconds
+
+        async def one_client() -> None:
+            for turn in shared:  # each takes the next one
+                await self._send(turn, time.perf_counter(), clients)
+                if time.perf_counter() > end:
+                    return
+
+        await asyncio.gather(*(one_client() for _ in range(clients)))
+
+    async def open(self, rate: float, requests: int) -> None:
+        """Send so many requests a second, whether they are answered or not."""
+        begun, sent = time.perf_counter(), []
+        for turn in range(requests):
+            due = begun + turn / rate
+            await asyncio.sleep(due - time.perf_counter())
+            sent.append(asyncio.create_task(self._send(turn, due, 0)))
+        await asyncio.gather(*sent)
 
 
 async def send_load(
@@ -29,7 +123,12 @@ async def send_load(
     *,
     requests: int = 200,
     concurrency: int = 8,
+    rate: float = 0,
+    steps: Sequence[int] = (),
+    step_s: float = 10,
+    retries: int = 0,
     timeout_s: float = 60,
+    token: str = "",
 ) -> dict[str, Any]:
     """Upload images to a service, keeping `concurrency` requests under way.
 
@@ -38,13 +137,21 @@ async def send_load(
         images: Image files, sent in turn.
         requests: How many in all.
         concurrency: How many at a time.
-        timeout_s: Of each request.
+        rate: Instead: so many a second. Latencies count from when each was due.
+        steps: Instead of all that: so many at a time, one step after the other.
+        step_s: How long a step lasts.
+        retries: How often a request is sent again that got no reply or a status from
+            500 on, each time after a wait twice as long, more or less.
+        timeout_s: Of each try.
+        token: That requests bear.
 
     Returns:
         seconds, throughput (good replies a second), latency_ms of the good replies
-        (p50, p95, p99, mean), counts (requests, succeeded, failed), statuses (of HTTP,
-        or the name of what went wrong before one came), nodes (good replies by the
-        node that embedded) and latencies_ms, in the order of arrival.
+        (p50, p95, p99, mean), counts (requests, succeeded, failed, retried), statuses
+        (of HTTP, or the name of what went wrong before one came), nodes (good replies
+        by the node that embedded), batches (good replies by how many images were
+        embedded at a time), parts_ms (the mean of each part, as the service says),
+        series (a row a second) and latencies_ms, in the order of arrival.
 
     Raises:
         ServiceError: The service doesn't answer at the URL.
@@ -53,51 +160,54 @@ async def send_load(
     if status in (0, 404):
         fix = "Start the service: `python -m doggos_helpers.serve`, or check the URL"
         raise ServiceError("another service answers" if status else said, url, fix)
-    good: list[tuple[float, str]] = []
-    statuses: Counter[str] = Counter()
-    turns = iter(range(requests))
-    limits, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(timeout_s)
-    session = aiohttp.ClientSession(connector=limits, timeout=timeout)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    options: Any = {"timeout": aiohttp.ClientTimeout(timeout_s), "headers": headers}
+    load = Load(f"{url}/v1/predict/upload", images, retries, **options)
+    async with load.session:
+        for clients in steps:
+            await load.closed(clients, itertools.count(), step_s)
+        if rate and not steps:
+            await load.open(rate, requests)
+        elif not steps:
+            await load.closed(concurrency, range(requests))
+    return {"concurrency": concurrency} | summarise(load.replies)
 
-    async def one_client() -> None:
-        for turn in turns:  # shared: each takes the next one
-            form, started = aiohttp.FormData(), time.perf_counter()
-            form.add_field("image", images[turn % len(images)], filename="image")
-            try:
-                async with session.post(f"{url}/predict/upload", data=form) as reply:
-                    answer, status = await reply.json(content_type=None), reply.status
-            except (aiohttp.ClientError, TimeoutError) as error:
-                statuses[type(error).__name__] += 1
-                continue
-            statuses[str(status)] += 1
-            if status == 200:
-                ms = (time.perf_counter() - started) * 1000
-                good.append((round(ms, 2), answer["node"]))
 
-    async with session:
-        started = time.perf_counter()
-        await asyncio.gather(*(one_client() for _ in range(concurrency)))
-        seconds = time.perf_counter() - started
-    latencies, failed = [ms for ms, _ in good], requests - len(good)
+def summarise(replies: Sequence[Reply]) -> dict[str, Any]:
+    """Count replies and describe their latencies; see `send_load`."""
+    table = pd.DataFrame(replies)
+    table["second"], table["good"] = table.ended.astype(int), table.status == "200"
+    good, seconds = table[table.good], float(table.ended.max())
+    percentiles = good.ms.quantile([0.5, 0.95, 0.99]).tolist()
+    latencies = [round(ms, 2) for ms in (*percentiles, good.ms.mean())]
+    figures = zip(("p50", "p95", "p99", "mean"), latencies, strict=True)
+    # Such as decode;dur=3.4, embed;dur=6.2, total;dur=11.0
+    timings = [re.findall(r"(\w+);dur=([\d.]+)", timing) for timing in good.timing]
+    parts = pd.DataFrame([dict(found) for found in timings], dtype=float)
+    by_second = table.groupby("second").agg(
+        clients=("clients", "max"),
+        throughput=("good", "sum"),
+        p50=("ms", "median"),
+        p95=("ms", lambda ms: ms.quantile(0.95)),
+        replicas=("replica", "nunique"),
+    )
     return {
-        "concurrency": concurrency,
         "seconds": round(seconds, 3),
         "throughput": round(len(good) / seconds, 2),
-        "latency_ms": _summary(latencies),
-        "counts": {"requests": requests, "succeeded": len(good), "failed": failed},
-        "statuses": dict(sorted(statuses.items())),
-        "nodes": dict(sorted(Counter(node for _, node in good).items())),
-        "latencies_ms": latencies,
+        "latency_ms": dict(figures) if len(good) else {},
+        "counts": {
+            "requests": len(table),
+            "succeeded": len(good),
+            "failed": len(table) - len(good),
+            "retried": int((table.retries > 0).sum()),
+        },
+        "statuses": dict(sorted(Counter(table.status).items())),
+        "nodes": dict(sorted(Counter(good.node).items())),
+        "batches": dict(sorted(Counter(good.batch).items())),
+        "parts_ms": parts.mean().round(2).to_dict(),
+        "series": by_second.reset_index().round(2).to_dict("records"),
+        "latencies_ms": good.ms.tolist(),
     }
-
-
-def _summary(latencies: Sequence[float]) -> dict[str, float]:
-    """Summarise milliseconds; empty where no request succeeded."""
-    if not latencies:
-        return {}
-    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
-    figures = {"p50": p50, "p95": p95, "p99": p99, "mean": np.mean(latencies)}
-    return {name: round(float(ms), 2) for name, ms in figures.items()}
 
 
 def read_test_images(settings: Settings) -> list[bytes]:
@@ -128,9 +238,9 @@ def record(settings: Settings, started: float, report: dict[str, Any]) -> UPath:
     Returns:
         The path of run.json.
     """
-    folder = settings.serving_dir
+    folder, long = settings.serving_dir, ("latencies_ms", "series")
     write_json(folder / "loadtest.json", report)
-    load = {name: part for name, part in report.items() if name != "latencies_ms"}
+    load = {name: part for name, part in report.items() if name not in long}
     parts = {"counts": load.pop("counts"), "nodes": load.pop("nodes"), "load": load}
     fingerprint = read_record(settings)["fingerprint"]
     write_run(folder, "serve", settings, started, fingerprint=fingerprint, **parts)

@@ -1,50 +1,70 @@
 """The API: the routes of the service, and what its replicas do for each."""
 
 import asyncio
+import io
+import logging
 import mimetypes
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 from fastapi import FastAPI, Query, Request, UploadFile
 from fastapi.responses import HTMLResponse, Response
-from pydantic import BaseModel, Field
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.files import read_bytes
-from doggos_helpers.data.images import BadImage, decode
-from doggos_helpers.errors import SettingsError
+from doggos_helpers.data.images import BadImage, decode, upright
+from doggos_helpers.errors import SettingsError, without_secrets
 from doggos_helpers.search.index import open_index
+from doggos_helpers.serve.answers import (
+    Found,
+    K,
+    Prediction,
+    PredictQuery,
+    Problem,
+    SearchQuery,
+    Similar,
+)
 from doggos_helpers.serve.fetch import FetchError, fetch_image
-from doggos_helpers.serve.guard import protect
+from doggos_helpers.serve.guard import protect, timed
 from doggos_helpers.serve.stages import Classifier, Encoder, Served
 
-HEALTH_TIMEOUT_S = 5
-IMAGES = "/images/"
-Answer = dict[str, Any]
-K = Annotated[int | None, Query(ge=1, le=100, description="how many images")]
+READY_TIMEOUT_S = 5
+HERE = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:;"
+HERE += " script-src 'nonce-{0}'; style-src 'nonce-{0}'; frame-ancestors 'none'"
+Edge = Annotated[int | None, Query(ge=16, le=1024, description="of a thumbnail")]
+log = logging.getLogger("ray.serve")
 
 # FastAPI's own pages load their scripts from the internet.
-app = protect(FastAPI(title="Doggos", docs_url=None, redoc_url=None))
+app = protect(
+    FastAPI(
+        title="Doggos",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
+    )
+)
 
 
-class PredictQuery(BaseModel, extra="forbid"):
-    """The body of `POST /predict/`."""
+# Above the class: Serve packs it, with what its routes use, where it is defined.
+def thumbnail(data: bytes, edge: int) -> bytes:
+    """Turn an image file into a JPEG whose longer edge is at most `edge` pixels."""
+    image, file = upright(data, least_edge=edge), io.BytesIO()
+    image.thumbnail((edge, edge))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
-    url: str = Field(min_length=1, max_length=2048)
-    k: K = None
 
-
-class SearchQuery(BaseModel, extra="forbid"):
-    """The body of `POST /search/`; `breeds` keeps the images of these classes."""
-
-    text: str = Field(min_length=1, max_length=500)
-    k: K = None
-    breeds: list[str] = Field(default=[], max_length=1000)
+async def call(method: Any, *arguments: Any) -> Any:
+    """Call a method of an object that is here, or through a deployment's handle."""
+    return await getattr(method, "remote", method)(*arguments)
 
 
 @serve.ingress(app)
@@ -70,64 +90,110 @@ class Api:
         self.encoder: Any = encoder or Encoder(served, plan)
 
     @app.post("/predict/")
-    async def predict(self, query: PredictQuery, request: Request) -> Answer:
+    @app.post("/v1/predict")
+    async def predict(self, query: PredictQuery, request: Request) -> Prediction:
         """Classify the image behind a URL, and find similar ones."""
-        url = urlsplit(query.url)
-        if url.netloc == request.headers["host"] and url.path.startswith(IMAGES):
-            # One of ours: over HTTP this replica might wait for itself.
-            data = await self._read(unquote(url.path.removeprefix(IMAGES)))
-        else:
-            data = await fetch_image(query.url, self.settings.allow_private_urls)
+        host, images, path = query.url.partition("://")[2].partition("/images/")
+        with timed(request, "fetch"):
+            if images and host == request.url.netloc:
+                # One of ours: over HTTP this replica might wait for itself.
+                data = await self._read(unquote(path.partition("?")[0]))
+            else:
+                data = await fetch_image(query.url, self.settings)
         return await self._classify(data, query.k, request)
 
-    @app.post("/predict/upload")
-    async def upload(self, image: UploadFile, request: Request, k: K = None) -> Answer:
+    @app.post("/v1/predict/upload")
+    async def upload(
+        self, image: UploadFile, request: Request, k: K = None
+    ) -> Prediction:
         """Classify an uploaded image (form field `image`), and find similar ones."""
         return await self._classify(await image.read(), k, request)
 
-    @app.post("/search/")
-    async def search(self, query: SearchQuery, request: Request) -> Answer:
-        """Find the images that fit a text best, of some breeds or of all."""
-        vector, unknown, node = await call(self.encoder.text, query.text)
+    @app.post("/v1/search")
+    async def search(self, query: SearchQuery, request: Request) -> Found:
+        """Find the images most similar to words, to one of them, or to breeds."""
+        unknown: list[str] = []
+        node = this_node()
+        if query.path:
+            vector = await asyncio.to_thread(self.index.vector_of, query.path)
+        else:
+            text = query.text or ", ".join(query.breeds).replace("_", " ")
+            with timed(request, "embed"):
+                vector, unknown, node = await call(self.encoder.text, text)
         similar = await self._nearest(vector, query.k, request, query.breeds)
         return {"similar": similar, "unknown_words": unknown, "node": node}
 
-    @app.get("/images/{path:path}")
-    async def image(self, path: str) -> Response:
-        """Hand out an image of the data set."""
-        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-        unsniffed = {"X-Content-Type-Options": "nosniff"}
-        return Response(await self._read(path), media_type=kind, headers=unsniffed)
+    @app.get("/images/{path:path}", response_class=Response)
+    async def image(self, path: str, edge: Edge = None) -> Response:
+        """Hand out an image of the data set, or a thumbnail of it."""
+        data, kind = await self._read(path), mimetypes.guess_type(path)[0]
+        if edge:
+            data, kind = await asyncio.to_thread(thumbnail, data, edge), "image/jpeg"
+        kept = {"Cache-Control": "private, max-age=3600"}
+        return Response(
+            data, media_type=kind or "application/octet-stream", headers=kept
+        )
 
     @app.get("/healthz")
-    async def healthz(self) -> Answer:
-        """Say which model answers, once the encoder has."""
-        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+    async def healthz(self) -> dict[str, str]:
+        """Say that this replica lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz(self) -> dict[str, str]:
+        """Say that every stage answers."""
+        async with asyncio.timeout(READY_TIMEOUT_S):
             await call(self.encoder.ping)
-        return {"status": "ok", "model": self.classifier.about}
+        return {"status": "ok"}
+
+    @app.get("/info")
+    async def info(self) -> dict[str, Any]:
+        """Say what is served: the model, its version, and the data set with counts."""
+        record = self.classifier.record
+        return {
+            "model": self.classifier.loaded[2],
+            "dataset": without_secrets(self.settings.dataset),
+            "fingerprint": record["fingerprint"],
+            "counts": record["counts"],
+        }
 
     @app.get("/", response_class=HTMLResponse)
-    async def page(self) -> str:
+    async def page(self) -> HTMLResponse:
         """Show the page with the query box."""
         # Beside this module, wherever Ray unpacked it on this machine.
-        return Path(__file__).with_name("page.html").read_text()
+        page, nonce = Path(__file__).with_name("page.html"), secrets.token_urlsafe(16)
+        headers = {"Content-Security-Policy": HERE.format(nonce)}
+        return HTMLResponse(page.read_text().replace("NONCE", nonce), headers=headers)
 
-    async def _classify(self, data: bytes, k: K, request: Request) -> Answer:
+    async def check_health(self) -> None:
+        """Take a champion that was rolled out since: Serve calls this now and then."""
+        try:
+            await asyncio.to_thread(self.classifier.follow)
+        except Exception:
+            log.exception("the new champion can't be served: the present one goes on")
+
+    async def _classify(self, data: bytes, k: K, request: Request) -> Prediction:
         """Classify an image file's bytes, and find k similar images."""
-        pixels = await asyncio.to_thread(decode, data, self.served.preprocessing)
-        vector, node = await call(self.encoder.image, pixels)
-        answer = await asyncio.to_thread(self.classifier.predict, vector)
+        with timed(request, "decode"):
+            pixels = await asyncio.to_thread(decode, data, self.served.preprocessing)
+        with timed(request, "embed"):
+            vector, node, batch = await call(self.encoder.image, pixels)
+        request.scope["batch"] = batch
+        with timed(request, "classify"):
+            breeds, model = await asyncio.to_thread(self.classifier.predict, vector)
         similar = await self._nearest(vector, k, request)
-        return answer | {"similar": similar, "node": node}
+        return {"breeds": breeds, "similar": similar, "model": model, "node": node}
 
     async def _nearest(
         self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
-    ) -> list[Answer]:
+    ) -> list[Similar]:
         """Find similar images, with the URL at which this service has each."""
         k = k or self.settings.k
-        found = [
+        with timed(request, "search"):
+            matches = await asyncio.to_thread(self.index.top_k, vector, k, breeds)
+        found: list[Any] = [
             {"path": m.path, "breed": m.class_name, "split": m.split, "score": m.score}
-            for m in await asyncio.to_thread(self.index.top_k, vector, k, breeds)
+            for m in matches
         ]
         if self.settings.serves_images:
             for match in found:
@@ -145,8 +211,3 @@ class Api:
         except (BadImage, SettingsError) as error:
             fix = "Use a path that a search returned, with serve_images on"
             raise FetchError("no such image here", path, fix, 404) from error
-
-
-async def call(method: Any, *arguments: Any) -> Any:
-    """Call a method of an object that is here, or through a deployment's handle."""
-    return await getattr(method, "remote", method)(*arguments)

@@ -17,6 +17,7 @@ import certifi
 from yarl import URL
 
 from doggos_helpers.errors import DoggosError
+from doggos_helpers.serve.stages import ServeSettings
 
 MAX_BYTES = 20 * 2**20
 CONNECT_TIMEOUT_S = 3.0
@@ -38,25 +39,26 @@ class FetchError(DoggosError):
         self.status = status
 
 
-async def fetch_image(url: str, allow_private: bool = False) -> bytes:
+async def fetch_image(url: str, settings: ServeSettings) -> bytes:
     """Fetch a URL's bytes, following redirects and checking each of them.
 
     Of a host with several addresses the private ones are passed over.
 
     Args:
         url: http or https, without a user name or password.
-        allow_private: Also connect to private, loopback and link-local addresses.
+        settings: For `allowed_hosts`, and `allow_private_urls`: also connect to
+            private, loopback and link-local addresses.
 
     Raises:
         FetchError: With status 400 (the URL is wrong), 403 (an address that isn't
-            public), 413 (too large), 415 (not an image), 502 (the other host failed)
-            or 504 (it took too long).
+            public, or a host that isn't allowed), 413 (too large), 415 (not an image),
+            502 (the other host failed) or 504 (it took too long).
     """
     refused = False
 
     def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
         nonlocal refused
-        if not allow_private and not is_public(str(info[4][0])):
+        if not settings.allow_private_urls and not is_public(str(info[4][0])):
             refused = True
             raise OSError("not public")
         return socket.socket(*info[:3])
@@ -73,7 +75,7 @@ async def fetch_image(url: str, allow_private: bool = False) -> bytes:
     try:
         async with asyncio.timeout(TOTAL_TIMEOUT_S), session:
             for _ in range(MAX_REDIRECTS + 1):
-                target = _parse(url, target)
+                target = _parse(url, target, settings.allowed_hosts)
                 async with session.get(target, allow_redirects=False) as response:
                     refused = False
                     url = response.headers.get("Location", "")
@@ -98,7 +100,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def _parse(url: str, base: URL) -> URL:
+def _parse(url: str, base: URL, allowed_hosts: str) -> URL:
     """Check everything about a URL that can be told without its address."""
     try:
         target = base.join(URL(url))
@@ -111,6 +113,10 @@ def _parse(url: str, base: URL) -> URL:
         # The URL isn't repeated: it holds a password.
         fix = "Use a URL without user name and password"
         raise FetchError("credentials in the URL", target.host, fix)
+    allowed = [host.strip() for host in allowed_hosts.split(",") if host.strip()]
+    if allowed and target.host not in allowed:
+        fix = f"Use one of {', '.join(allowed)} (DOGGOS_ALLOWED_HOSTS)"
+        raise FetchError("not a host that is fetched from", target.host, fix, 403)
     return target
 
 

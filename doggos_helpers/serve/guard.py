@@ -1,15 +1,23 @@
-"""What stands between a client and the routes: limits, and errors as answers.
+"""What stands between a client and the routes: limits, a token, errors as answers.
 
 An error is `{"error": what and where, "fix": what to do}`.
 """
 
+import hmac
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from ray import serve
 from ray.exceptions import RayActorError
+from ray.serve import metrics
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,8 +26,16 @@ from doggos_helpers.errors import SettingsError, user_cause
 from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
 
 BODY_BYTES = MAX_BYTES + 64 * 1024  # a multipart form adds something to its image
+OPEN = ("/", "/healthz", "/readyz")  # without a token: the page asks for it
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+RETRY_AFTER_S = 1
 FIX = "Mend the request; GET /openapi.json describes every route"
 BUSY = (BackPressureError, DeploymentUnavailableError, RayActorError, TimeoutError)
+MILLISECONDS = [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0]
 log = logging.getLogger("ray.serve")
 
 
@@ -32,15 +48,22 @@ def protect(app: FastAPI) -> FastAPI:
 
 
 class Guard:
-    """Refuse a body while it is read, once it is too large; answer what is raised."""
+    """Let in who bears the token, limit bodies, answer what is raised, and measure."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Wrap an ASGI application."""
+        """Wrap an ASGI application, on a replica."""
+        tags: Any = ("route", "status")
         self.app = app
+        self.requests = metrics.Counter("doggos_requests", "Answers", tag_keys=tags)
+        self.latency = metrics.Histogram(
+            "doggos_latency_ms", "Time until the answer", MILLISECONDS, tags
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on to the application."""
-        count = 0
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started, count, status = time.perf_counter(), 0, 500
 
         async def counted() -> Message:
             nonlocal count
@@ -50,17 +73,61 @@ class Guard:
                 raise HTTPException(413, f"larger than {BODY_BYTES} bytes")
             return message
 
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                parts = scope.get("timings", {}) | {"total": milliseconds(started)}
+                timing = ", ".join(f"{name};dur={ms:.1f}" for name, ms in parts.items())
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS | {"Server-Timing": timing})
+                headers["X-Served-By"] = serve.get_replica_context().replica_tag
+                headers["X-Batch-Size"] = str(scope.get("batch", 0))
+            await send(message)
+
         try:
-            await self.app(scope, counted, send)
+            let_in(Request(scope))
+            await self.app(scope, counted, noted)
         except Exception as error:
-            answer = answer_error(Request(scope), error)
-            await answer(scope, receive, send)
+            await answer_error(Request(scope), error)(scope, receive, noted)
+        path = getattr(scope.get("route"), "path", "")
+        tags = {"route": path, "status": str(status)}
+        self.requests.inc(tags=tags)
+        self.latency.observe(milliseconds(started), tags=tags)
+
+
+def let_in(request: Request) -> None:
+    """Raise unless a request bears the token, where there is one."""
+    replica: Any = serve.get_replica_context().servable_object
+    token = replica.settings.token.get_secret_value()
+    if not token or request.url.path in OPEN:
+        return
+    given = request.headers.get("authorization", "").encode()
+    if not hmac.compare_digest(given, f"Bearer {token}".encode()):  # in constant time
+        how = {"WWW-Authenticate": "Bearer"}
+        raise HTTPException(401, "this service asks for a token", how)
+
+
+def milliseconds(started: float) -> float:
+    """Return the time since `time.perf_counter()` was `started`."""
+    return (time.perf_counter() - started) * 1000
+
+
+@contextmanager
+def timed(request: Request, part: str) -> Iterator[None]:
+    """Note how long a part of a request takes, for its header Server-Timing."""
+    started = time.perf_counter()
+    yield
+    request.scope.setdefault("timings", {})[part] = milliseconds(started)
 
 
 def answer_error(_: Request, error: Exception) -> JSONResponse:
     """Turn what was raised, here or in another replica, into an answer."""
     status, what, fix = _explain(error)
-    return JSONResponse({"error": what, "fix": fix}, status)
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 503:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse({"error": what, "fix": fix}, status, headers)
 
 
 def _explain(error: Exception) -> tuple[int, str, str]:
@@ -80,5 +147,5 @@ def _explain(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, BUSY):
         return 503, "too many requests, or a replica is down", "Try again later"
     log.error("unexpected error", exc_info=error)
-    fix = "Look for this time in the Serve logs on the Ray dashboard"
+    fix = "Look for its request id in the Serve logs on the Ray dashboard"
     return 500, f"internal error ({type(error).__name__})", fix

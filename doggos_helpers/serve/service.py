@@ -17,7 +17,7 @@ from ray.serve.exceptions import RayServeException
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.errors import ServiceError
-from doggos_helpers.serve.application import application, check_artefacts
+from doggos_helpers.serve.application import application, check_artefacts, roll_out
 from doggos_helpers.serve.stages import ServeSettings
 from doggos_helpers.settings import Settings
 
@@ -54,7 +54,8 @@ def start(settings: ServeSettings, cluster: Cluster) -> Service:
     elif not ask(f"{service.url}/-/healthz", 10)[0]:
         fix = "Set host and port to where it listens, or shut it down (serve shutdown)"
         raise ServiceError("Serve runs, and listens elsewhere", service.url, fix)
-    app = application(check_artefacts(settings), cluster.plan)
+    served = check_artefacts(settings)
+    app = application(served, cluster)
     wait_for(cluster.plan.serve, cluster, settings, room=False)
     if not new:
         print(f"The app {service.app_name} runs already: it is updated.")
@@ -65,6 +66,7 @@ def start(settings: ServeSettings, cluster: Cluster) -> Service:
             shared = len(addresses) < len(cluster.nodes) or "127.0.0.1" in addresses
             http = settings.model_dump(include={"host", "port"}) | HTTP_OPTIONS
             serve.start("HeadOnly" if shared else "EveryNode", http)
+        roll_out(served)
         _deploy(app, service, max(60, settings.wait_for_cluster_s))
     except BaseException:
         if new:
@@ -93,7 +95,7 @@ def _deploy(app: serve.Application, service: Service, patience_s: float) -> None
             fix = "Mend what it names; the Ray dashboard has the whole log"
             raise ServiceError("the app did not start", said[-SAID:], fix)
         # A proxy hears of a new route a moment after it runs.
-        if app_now.status == "RUNNING" and ask(f"{service.url}/healthz", 10)[0] == 200:
+        if app_now.status == "RUNNING" and ask(f"{service.url}/readyz", 10)[0] == 200:
             return
         time.sleep(0.2)
     fix = "Free CPUs (`ray status`), or raise wait_for_cluster_s"

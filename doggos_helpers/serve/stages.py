@@ -1,19 +1,22 @@
 """Stages of a request: what embeds, what classifies, and what both are made from."""
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SecretStr
 from ray import serve
+from ray.serve import metrics
 from upath import UPath
 
 from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.images import Preprocessing
 from doggos_helpers.embed.table import read_record
+from doggos_helpers.serve.answers import Breed, Model
 from doggos_helpers.settings import Settings, YesNo
 
 TOP_BREEDS = 5
@@ -23,21 +26,37 @@ class ServeSettings(Settings):
     """Serve the champion over HTTP, until Ctrl-C."""
 
     champion: str = Field("", description="classifier's folder; empty: the registry's")
+    promote: int | None = Field(
+        None, description="version of the registry to roll out to the running service"
+    )
     encoder_apart: YesNo | None = Field(
         None, description="in replicas of its own; default: where there are GPUs"
     )
+    max_replicas: int | None = Field(
+        None, gt=0, description="that load may raise replicas to; default: no more"
+    )
+    token: SecretStr = Field(
+        SecretStr(""), description="that requests must bear; keep it in DOGGOS_TOKEN"
+    )
+    allowed_hosts: str = Field(
+        "", description="to fetch from, with commas; empty: every public one"
+    )
+
+    @property
+    def champion_file(self) -> UPath:
+        """Where the running service looks for which champion to serve."""
+        return self.serving_dir / f"champion-{self.app_name}.json"
 
 
 @dataclass(frozen=True)
 class Served:
-    """What replicas are made from.
+    """What replicas are made from; `dimension` is that of the embeddings.
 
-    `champion` is the classifier's folder: replicas never ask the registry.
-    `dimension` is that of the embeddings.
+    `champion` is the classifier's `folder` and `version` (0: not a registered one).
     """
 
     settings: ServeSettings
-    champion: str
+    champion: dict[str, Any]
     dimension: int
     preprocessing: Preprocessing
 
@@ -66,18 +85,21 @@ class Encoder:
         # The first forward pass is slow: better now than with a user waiting.
         self.clip.encode_images(np.zeros((1, *served.preprocessing.crop, 3), "u1"))
 
-    @serve.batch
-    async def image(self, pixels: list[np.ndarray]) -> list[tuple[np.ndarray, str]]:
+    @serve.batch(batch_wait_timeout_s=0)
+    async def image(
+        self, pixels: list[np.ndarray]
+    ) -> list[tuple[np.ndarray, str, int]]:
         """Embed one image (uint8 [h, w, 3]); Serve collects the calls to a batch.
 
-        Returns:
-            The embedding, float32 [d], and the node that computed it.
-        """
-        # In a thread, so that the next batch collects meanwhile.
-        vectors = await asyncio.to_thread(self.clip.encode_images, np.stack(pixels))
-        return [(vector, self.node) for vector in vectors]
+        Nobody waits for others: a batch is what came while the last one was computed.
 
-    @serve.batch
+        Returns:
+            The embedding, float32 [d], the node that computed it, and with how many.
+        """
+        vectors = await asyncio.to_thread(self.clip.encode_images, np.stack(pixels))
+        return [(vector, self.node, len(pixels)) for vector in vectors]
+
+    @serve.batch(batch_wait_timeout_s=0)
     async def text(self, texts: list[str]) -> list[tuple[np.ndarray, list[str], str]]:
         """Embed one text; return the embedding, the unknown words and the node."""
         vectors = await asyncio.to_thread(self.clip.encode_texts, texts)
@@ -89,28 +111,51 @@ class Encoder:
 
 
 class Classifier:
-    """Name the breeds that embeddings show."""
+    """Name the breeds that embeddings show, as the champion of the moment does."""
 
     def __init__(self, served: Served) -> None:
-        """Load the champion, and check that it fits the embeddings."""
+        """Load the champion."""
+        self.served, self.noted = served, ""
+        self.record = read_record(served.settings)
+        self.version = metrics.Gauge(
+            "doggos_model_version", "Version of the champion that answers"
+        )
+        self.follow()
+
+    def follow(self) -> None:
+        """Load the champion that was rolled out, unless it is the one that is loaded.
+
+        Raises:
+            ModelError: It doesn't fit the embeddings; the present one stays.
+        """
         from doggos_helpers.train.classifier import check_fits, load
 
-        folder, record = UPath(served.champion), read_record(served.settings)
-        labels = check_fits(folder, record["encoder"]["model"], served.dimension)
-        self.model, self.classes = load(folder)
-        self.about = {
-            "clip": served.settings.model,
-            "classes": len(self.classes),
-            "images": record["counts"]["embedded"],
-        } | {name: labels.get(name) for name in ("epoch", "val_loss")}
+        noted = self.served.settings.champion_file.read_text()
+        if noted == self.noted:
+            return
+        champion, encoder = json.loads(noted), self.record["encoder"]["model"]
+        folder = UPath(champion["folder"])
+        labels = check_fits(folder, encoder, self.served.dimension)
+        model, classes = load(folder)
+        about = Model(
+            version=champion["version"],
+            clip=self.served.settings.model,
+            classes=len(classes),
+            images=self.record["counts"]["embedded"],
+            epoch=labels.get("epoch"),
+            val_loss=labels.get("val_loss"),
+        )
+        # In one step: requests are under way.
+        self.noted, self.loaded = noted, (model, classes, about)
+        self.version.set(champion["version"])
 
-    def predict(self, vector: np.ndarray) -> dict[str, Any]:
+    def predict(self, vector: np.ndarray) -> tuple[list[Breed], Model]:
         """Return the likeliest breeds of an embedding, float32 [d], and who says so."""
         from doggos_helpers.train.classifier import predict_probabilities
 
-        shares = predict_probabilities(self.model, vector[None])[0]
+        model, classes, about = self.loaded
+        shares = predict_probabilities(model, vector[None])[0]
         best = np.argsort(-shares, kind="stable")[:TOP_BREEDS]
-        breeds = [
-            {"breed": self.classes[i], "probability": float(shares[i])} for i in best
-        ]
-        return {"breeds": breeds, "model": self.about}
+        return [
+            Breed(breed=classes[i], probability=float(shares[i])) for i in best
+        ], about
