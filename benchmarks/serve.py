@@ -218,20 +218,48 @@ def alone(settings: ServeSettings, images: Sequence[bytes]) -> float:
 # --- measuring -----------------------------------------------------------------------
 
 
+async def fixed_rate(load: Load, rate: float, requests: int) -> None:
+    """Send so many requests a second, whether they are answered or not.
+
+    Latencies count from when each was due.
+    """
+    begun, sent = time.perf_counter(), []
+    for turn in range(requests):
+        due = begun + turn / rate
+        await asyncio.sleep(due - time.perf_counter())
+        sent.append(asyncio.create_task(load.send(turn, due, 0)))
+    await asyncio.gather(*sent)
+
+
+def send_at(
+    url: str, images: Sequence[bytes], rate: float, requests: int, retries: int = 0
+) -> dict[str, Any]:
+    """Upload images at a fixed rate; return what `send_load` does."""
+
+    async def run() -> Load:
+        timeout = aiohttp.ClientTimeout(60)
+        load = Load(f"{url}/v1/predict/upload", images, retries, timeout=timeout)
+        async with load.session:
+            await fixed_rate(load, rate, requests)
+        return load
+
+    return summarise(asyncio.run(run()))
+
+
 class ByUrl(Load):
     """A load of URLs instead of uploads."""
 
     host = ""
 
-    async def try_once(self, turn: int) -> tuple[Any, ...]:
+    async def try_once(self, turn: int) -> dict[str, Any]:
         """Ask for the breed of an image of the slow host."""
         body = {"url": f"{self.host}/{turn}"}
         try:
             async with self.session.post(self.url, json=body) as reply:
                 await reply.read()
-                return (str(reply.status),)
+                return {"status": str(reply.status)}
         except Exception as error:
-            return (type(error).__name__,)
+            return {"status": type(error).__name__}
 
 
 def usage(process: psutil.Process) -> tuple[float, float]:
@@ -266,12 +294,12 @@ def measure(
             if clients:
                 await load.closed(clients, range(10**9), SECONDS)
             else:
-                await load.open(rate, int(rate * SECONDS))
+                await fixed_rate(load, rate, int(rate * SECONDS))
         return load, before
 
     load, before = asyncio.run(run())
     after = [*usage(process), sum(os.times()[:2])]
-    report, count = summarise(load.replies), len(load.replies)
+    report, count = summarise(load), len(load.replies)
     return {
         "replies/s": report["throughput"],
         **report["latency_ms"],

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from doggos_helpers.errors import run_command
 from doggos_helpers.loadtest.client import read_test_images, record, send_load
 from doggos_helpers.serve.service import url_of
+from doggos_helpers.serve.stages import NO_TOKEN
 from doggos_helpers.settings import Settings
 
 
@@ -18,14 +19,11 @@ class LoadSettings(Settings):
     url: str = Field("", description="of the service; empty: from host and port")
     requests: int = Field(200, gt=0, description="how many in all")
     concurrency: int = Field(8, gt=0, description="how many at a time")
-    rate: float = Field(0, ge=0, description="instead: so many a second")
     ramp: str = Field("", description="instead: clients of each step, such as 1,8,1")
     step_s: float = Field(10, gt=0, description="seconds of each step")
     retries: int = Field(0, ge=0, description="of a request that fails")
     timeout_s: float = Field(60, gt=0, description="of each try")
-    token: SecretStr = Field(
-        SecretStr(""), description="of the service; keep it in DOGGOS_TOKEN"
-    )
+    token: SecretStr = Field(NO_TOKEN, description="to bear; better in DOGGOS_TOKEN")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = LoadSettings.from_command("doggos_helpers.loadtest", list(arguments))
     images, started = read_test_images(settings), time.time()
     url = (settings.url or url_of(settings)).rstrip("/")
-    names = {"requests", "concurrency", "rate", "step_s", "retries", "timeout_s"}
+    names = {"requests", "concurrency", "step_s", "retries", "timeout_s"}
     load = settings.model_dump(include=names) | {
         "steps": [int(clients) for clients in settings.ramp.split(",") if clients],
         "token": settings.token.get_secret_value(),

@@ -8,7 +8,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -26,26 +25,9 @@ from doggos_helpers.settings import Settings
 MAX_IMAGES = 64  # different images sent; they are repeated after that
 AGAIN = "Run notebook 03_embedding again: the data set changed"
 LISTENS_S = 10  # the service is given to answer at all
+SAYS = REPLICA, BATCH, TIMING = ("X-Served-By", "X-Batch-Size", "Server-Timing")
+COLUMNS = [*SAYS, "node", "status", "second", "ms", "clients", "retries"]
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0  # before a request is sent again
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What became of a request: when it ended, in seconds since the start, and how.
-
-    `status` is that of HTTP, or the name of what went wrong before one came;
-    `clients` is how many sent at a time.
-    """
-
-    ended: float
-    ms: float
-    clients: int
-    retries: int
-    status: str
-    node: str = ""
-    replica: str = ""
-    batch: str = ""
-    timing: str = ""
 
 
 class Load:
@@ -58,40 +40,34 @@ class Load:
         self.url, self.images, self.retries = url, images, retries
         connector = aiohttp.TCPConnector(limit=0)
         self.session = aiohttp.ClientSession(connector=connector, **session)
-        self.replies: list[Reply] = []
-        self.started = time.perf_counter()
+        self.replies: list[dict[str, Any]] = []
+        self.started, self.seconds = time.perf_counter(), 0.0
 
-    async def try_once(self, turn: int) -> tuple[Any, ...]:
-        """Send an image once; return status, node, replica, batch and timing."""
+    async def try_once(self, turn: int) -> dict[str, Any]:
+        """Send an image once; return the status or what went wrong, and who answers."""
         form = aiohttp.FormData()
         form.add_field("image", self.images[turn % len(self.images)], filename="image")
         try:
             async with self.session.post(self.url, data=form) as reply:
-                if reply.status != 200:
-                    return (str(reply.status),)
-                node, said = (
-                    (await reply.json(content_type=None))["node"],
-                    reply.headers,
-                )
-                batch, timing = (
-                    said.get("X-Batch-Size", ""),
-                    said.get("Server-Timing", ""),
-                )
-                return "200", node, said.get("X-Served-By", ""), batch, timing
+                said = {name: reply.headers.get(name, "") for name in SAYS}
+                if reply.status == 200:
+                    said["node"] = (await reply.json(content_type=None))["node"]
+                return said | {"status": str(reply.status)}
         except (aiohttp.ClientError, TimeoutError) as error:
-            return (type(error).__name__,)
+            return {"status": type(error).__name__}
 
-    async def _send(self, turn: int, due: float, clients: int) -> None:
+    async def send(self, turn: int, due: float, clients: int) -> None:
         """Send an image until there is an answer, and note it."""
         for retry in range(self.retries + 1):
             said = await self.try_once(turn)
-            if said[0].startswith(("2", "4")) or retry == self.retries:
+            if said["status"].startswith(("2", "4")) or retry == self.retries:
                 break
             wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**retry)
             await asyncio.sleep(wait * random.uniform(0.5, 1))
         now = time.perf_counter()
-        ms = round((now - due) * 1000, 2)
-        self.replies.append(Reply(now - self.started, ms, clients, retry, *said))
+        times = {"second": int(now - self.started), "ms": round((now - due) * 1000, 2)}
+        self.replies.append(said | times | {"clients": clients, "retries": retry})
+        self.seconds = now - self.started
 
     async def closed(
         self, clients: int, turns: Iterable[int], seconds: float = math.inf
@@ -101,20 +77,11 @@ class Load:
 
         async def one_client() -> None:
             for turn in shared:  # each takes the next one
-                await self._send(turn, time.perf_counter(), clients)
+                await self.send(turn, time.perf_counter(), clients)
                 if time.perf_counter() > end:
                     return
 
         await asyncio.gather(*(one_client() for _ in range(clients)))
-
-    async def open(self, rate: float, requests: int) -> None:
-        """Send so many requests a second, whether they are answered or not."""
-        begun, sent = time.perf_counter(), []
-        for turn in range(requests):
-            due = begun + turn / rate
-            await asyncio.sleep(due - time.perf_counter())
-            sent.append(asyncio.create_task(self._send(turn, due, 0)))
-        await asyncio.gather(*sent)
 
 
 async def send_load(
@@ -123,7 +90,6 @@ async def send_load(
     *,
     requests: int = 200,
     concurrency: int = 8,
-    rate: float = 0,
     steps: Sequence[int] = (),
     step_s: float = 10,
     retries: int = 0,
@@ -137,8 +103,7 @@ async def send_load(
         images: Image files, sent in turn.
         requests: How many in all.
         concurrency: How many at a time.
-        rate: Instead: so many a second. Latencies count from when each was due.
-        steps: Instead of all that: so many at a time, one step after the other.
+        steps: Instead of both: so many at a time, one step after the other.
         step_s: How long a step lasts.
         retries: How often a request is sent again that got no reply or a status from
             500 on, each time after a wait twice as long, more or less.
@@ -166,44 +131,38 @@ async def send_load(
     async with load.session:
         for clients in steps:
             await load.closed(clients, itertools.count(), step_s)
-        if rate and not steps:
-            await load.open(rate, requests)
-        elif not steps:
+        if not steps:
             await load.closed(concurrency, range(requests))
-    return {"concurrency": concurrency} | summarise(load.replies)
+    return {"concurrency": concurrency} | summarise(load)
 
 
-def summarise(replies: Sequence[Reply]) -> dict[str, Any]:
+def summarise(load: Load) -> dict[str, Any]:
     """Count replies and describe their latencies; see `send_load`."""
-    table = pd.DataFrame(replies)
-    table["second"], table["good"] = table.ended.astype(int), table.status == "200"
-    good, seconds = table[table.good], float(table.ended.max())
+    table = pd.DataFrame(load.replies, columns=COLUMNS)
+    table["good"] = table.status == "200"
+    good, failed = table[table.good], int((~table.good).sum())
     percentiles = good.ms.quantile([0.5, 0.95, 0.99]).tolist()
     latencies = [round(ms, 2) for ms in (*percentiles, good.ms.mean())]
     figures = zip(("p50", "p95", "p99", "mean"), latencies, strict=True)
     # Such as decode;dur=3.4, embed;dur=6.2, total;dur=11.0
-    timings = [re.findall(r"(\w+);dur=([\d.]+)", timing) for timing in good.timing]
+    timings = [re.findall(r"(\w+);dur=([\d.]+)", said) for said in good[TIMING]]
     parts = pd.DataFrame([dict(found) for found in timings], dtype=float)
     by_second = table.groupby("second").agg(
         clients=("clients", "max"),
         throughput=("good", "sum"),
         p50=("ms", "median"),
         p95=("ms", lambda ms: ms.quantile(0.95)),
-        replicas=("replica", "nunique"),
+        replicas=(REPLICA, "nunique"),
     )
+    counts = {"requests": len(table), "succeeded": len(good), "failed": failed}
     return {
-        "seconds": round(seconds, 3),
-        "throughput": round(len(good) / seconds, 2),
+        "seconds": round(load.seconds, 3),
+        "throughput": round(len(good) / load.seconds, 2),
         "latency_ms": dict(figures) if len(good) else {},
-        "counts": {
-            "requests": len(table),
-            "succeeded": len(good),
-            "failed": len(table) - len(good),
-            "retried": int((table.retries > 0).sum()),
-        },
+        "counts": counts | {"retried": int((table.retries > 0).sum())},
         "statuses": dict(sorted(Counter(table.status).items())),
         "nodes": dict(sorted(Counter(good.node).items())),
-        "batches": dict(sorted(Counter(good.batch).items())),
+        "batches": dict(sorted(Counter(good[BATCH]).items())),
         "parts_ms": parts.mean().round(2).to_dict(),
         "series": by_second.reset_index().round(2).to_dict("records"),
         "latencies_ms": good.ms.tolist(),

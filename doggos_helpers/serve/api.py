@@ -22,15 +22,7 @@ from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, decode, upright
 from doggos_helpers.errors import SettingsError, without_secrets
 from doggos_helpers.search.index import open_index
-from doggos_helpers.serve.answers import (
-    Found,
-    K,
-    Prediction,
-    PredictQuery,
-    Problem,
-    SearchQuery,
-    Similar,
-)
+from doggos_helpers.serve.answers import Found, K, Prediction, PredictQuery, SearchQuery
 from doggos_helpers.serve.fetch import FetchError, fetch_image
 from doggos_helpers.serve.guard import protect, timed
 from doggos_helpers.serve.stages import Classifier, Encoder, Served
@@ -42,15 +34,7 @@ Edge = Annotated[int | None, Query(ge=16, le=1024, description="of a thumbnail")
 log = logging.getLogger("ray.serve")
 
 # FastAPI's own pages load their scripts from the internet.
-app = protect(
-    FastAPI(
-        title="Doggos",
-        version="1",
-        docs_url=None,
-        redoc_url=None,
-        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
-    )
-)
+app = protect(FastAPI(title="Doggos", version="1", docs_url=None, redoc_url=None))
 
 
 # Above the class: Serve packs it, with what its routes use, where it is defined.
@@ -186,12 +170,12 @@ class Api:
 
     async def _nearest(
         self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
-    ) -> list[Similar]:
+    ) -> list[Any]:
         """Find similar images, with the URL at which this service has each."""
         k = k or self.settings.k
         with timed(request, "search"):
             matches = await asyncio.to_thread(self.index.top_k, vector, k, breeds)
-        found: list[Any] = [
+        found = [
             {"path": m.path, "breed": m.class_name, "split": m.split, "score": m.score}
             for m in matches
         ]

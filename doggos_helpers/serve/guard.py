@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.errors import SettingsError, user_cause
+from doggos_helpers.serve.answers import Problem
 from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
 
 BODY_BYTES = MAX_BYTES + 64 * 1024  # a multipart form adds something to its image
@@ -35,12 +36,13 @@ HEADERS = {
 RETRY_AFTER_S = 1
 FIX = "Mend the request; GET /openapi.json describes every route"
 BUSY = (BackPressureError, DeploymentUnavailableError, RayActorError, TimeoutError)
-MILLISECONDS = [5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0]
+MILLISECONDS = [10.0, 30.0, 100.0, 300.0, 1000.0, 10000.0]
 log = logging.getLogger("ray.serve")
 
 
 def protect(app: FastAPI) -> FastAPI:
     """Put the guard before an application, and its errors into our words."""
+    app.router.responses = {"4XX": {"model": Problem}, "5XX": {"model": Problem}}
     app.add_middleware(Guard)
     app.add_exception_handler(HTTPException, answer_error)
     app.add_exception_handler(RequestValidationError, answer_error)

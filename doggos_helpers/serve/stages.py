@@ -20,6 +20,7 @@ from doggos_helpers.serve.answers import Breed, Model
 from doggos_helpers.settings import Settings, YesNo
 
 TOP_BREEDS = 5
+NO_TOKEN = SecretStr("")
 
 
 class ServeSettings(Settings):
@@ -27,20 +28,12 @@ class ServeSettings(Settings):
 
     champion: str = Field("", description="classifier's folder; empty: the registry's")
     promote: int | None = Field(
-        None, description="version of the registry to roll out to the running service"
+        None, description="version to roll out, and nothing else"
     )
-    encoder_apart: YesNo | None = Field(
-        None, description="in replicas of its own; default: where there are GPUs"
-    )
-    max_replicas: int | None = Field(
-        None, gt=0, description="that load may raise replicas to; default: no more"
-    )
-    token: SecretStr = Field(
-        SecretStr(""), description="that requests must bear; keep it in DOGGOS_TOKEN"
-    )
-    allowed_hosts: str = Field(
-        "", description="to fetch from, with commas; empty: every public one"
-    )
+    encoder_apart: YesNo | None = Field(None, description="default: where it has GPUs")
+    max_replicas: int | None = Field(None, gt=0, description="as many under load")
+    token: SecretStr = Field(NO_TOKEN, description="to bear; better in DOGGOS_TOKEN")
+    allowed_hosts: str = Field("", description="to fetch from, with commas; empty: all")
 
     @property
     def champion_file(self) -> UPath:

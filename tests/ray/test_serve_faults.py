@@ -24,13 +24,14 @@ import pytest
 import ray
 from ray import serve
 
+from benchmarks.serve import send_at
 from doggos_helpers.loadtest.client import read_test_images, send_load
 from doggos_helpers.serve.application import check_artefacts, roll_out
 from doggos_helpers.serve.service import Service, start, stop
 from tests.ray.serving import App, running, save_classifier, wait_until
 
 RATE = 8.0  # requests a second: a third of what one replica answers on this machine
-POLICY = {"retries": 9, "timeout_s": 20}
+POLICY = {"retries": 9}
 ROWS: list[str] = []
 REPORT = Path(__file__).resolve().parents[2] / "build" / "serve_faults.md"
 HEAD = "| fault | requests | failed | sent again | statuses of the last try | p95, ms |"
@@ -69,7 +70,7 @@ def under_load(
     images, report = read_test_images(app.settings), {}
 
     def send() -> None:
-        report.update(asyncio.run(send_load(app.url, images, **options)))
+        report.update(send_at(app.url, images, **options))
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -256,9 +257,7 @@ def test_five_times_too_many_requests_are_refused_and_the_rest_answered(app):
     closed = asyncio.run(send_load(app.url, images, requests=150, concurrency=16))
     before, _ = memory(app)
     rate = 5 * closed["throughput"]
-    report = asyncio.run(
-        send_load(app.url, images, rate=rate, requests=int(10 * rate), timeout_s=60)
-    )
+    report = send_at(app.url, images, rate, int(10 * rate))
     after, _ = memory(app)
     counts, statuses = report["counts"], report["statuses"]
     ROWS.append(
@@ -311,11 +310,9 @@ def test_clients_that_hang_up_cost_nothing(app):
 def test_a_soak_leaves_memory_and_open_files_as_they_were(app):
     """Bounded: five minutes, after one to warm up."""
     images = read_test_images(app.settings)
-    asyncio.run(send_load(app.url, images, rate=RATE, requests=int(60 * RATE)))
+    send_at(app.url, images, RATE, int(60 * RATE))
     mib, files = memory(app)
-    report = asyncio.run(
-        send_load(app.url, images, rate=RATE, requests=int(300 * RATE))
-    )
+    report = send_at(app.url, images, RATE, int(300 * RATE))
     after, open_after = memory(app)
     counts = report["counts"]
     ROWS.append(
