@@ -35,8 +35,9 @@ from doggos_helpers.train import stage as training
 from doggos_helpers.evaluate import stage as evaluation
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.evaluate.prediction import read_predictions
+from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.application import check_artefacts
-from doggos_helpers.serve.deployments import Matcher
+from doggos_helpers.serve.stages import Classifier, ServeSettings
 
 settings = Settings(epochs=3)
 with connected(settings) as cluster:
@@ -44,13 +45,14 @@ with connected(settings) as cluster:
     again = embedding.embed(embedding.check(settings), cluster)
     runs.append(training.train(training.check(settings), cluster))
     runs.append(evaluation.evaluate(evaluation.check(settings), cluster))
-matcher = Matcher(settings, str(check_artefacts(settings)))
+named = Classifier(check_artefacts(ServeSettings(epochs=3)))
 row = read_embeddings(settings)
-answer = matcher.index.top_k(row.vectors[0], 1)[0]
+answer = open_index(settings, update=False).top_k(row.vectors[0], 1)[0]
 json.dump({
     "counts": [run["counts"] for run in runs],
     "same": again == runs[0], "predicted": len(read_predictions(settings)),
-    "found": answer.path == row.paths[0], "classifier": runs[1]["classifier"],
+    "found": answer.path == row.paths[0], "breeds": len(named.classes),
+    "classifier": runs[1]["classifier"],
 }, open(sys.argv[1], "w"))
 """
 
