@@ -1,0 +1,70 @@
+"""How the pages are built; `tools/docs.py` puts their sources together first."""
+
+import importlib.metadata
+import os
+
+project = "Scaling out with Ray"
+author = "The doggos tutorial"
+copyright = "its authors, Apache-2.0"
+release = importlib.metadata.version("doggos-helpers")
+
+extensions = [
+    "myst_nb",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.graphviz",
+]
+exclude_patterns = ["notebooks/download"]
+
+# Notebooks are executed before, by `make tutorial` or CI: never here.
+nb_execution_mode = "off"
+nb_execution_timeout = -1
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # else widgets load a script from a CDN; a figure stands for each
+nb_number_source_lines = False
+nb_mime_priority_overrides = [("html", "text/latex", 0)]
+suppress_warnings = ["mystnb.unknown_mime_type"]  # of widgets, for the same reason
+
+myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "fieldlist"]
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+add_module_names = False
+python_use_unqualified_type_names = True
+
+graphviz_output_format = "svg"
+
+html_theme = "pydata_sphinx_theme"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["doggos.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_last_updated_fmt = None
+html_theme_options = {
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "show_prev_next": True,
+    "navbar_align": "left",
+    "header_links_before_dropdown": 6,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_context = {"default_mode": "auto"}
+copybutton_prompt_text = r"\$ "
+copybutton_prompt_is_regexp = True
+
+if os.environ.get("DOGGOS_DOCS_URL"):  # of the host, for a site map and canonical links
+    html_baseurl = os.environ["DOGGOS_DOCS_URL"]
