@@ -2,6 +2,10 @@
 
 import importlib.metadata
 import os
+import pkgutil
+
+import doggos_helpers
+import doggos_sample
 
 project = "Scaling out with Ray"
 author = "The doggos tutorial"
@@ -14,9 +18,8 @@ extensions = [
     "sphinx_copybutton",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.graphviz",
 ]
-exclude_patterns = ["notebooks/download"]
+exclude_patterns = ["_generated", "series/download"]
 
 # Notebooks are executed before, by `make tutorial` or CI: never here.
 nb_execution_mode = "off"
@@ -30,18 +33,25 @@ nb_mime_priority_overrides = [("html", "text/latex", 0)]
 suppress_warnings = ["mystnb.unknown_mime_type"]  # of widgets, for the same reason
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "fieldlist"]
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 myst_links_external_new_tab = False
+
+# Before autodoc does, with TYPE_CHECKING on, which FastAPI and pydantic don't survive.
+for package in (doggos_helpers, doggos_sample):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# Targets inside this site alone: other packages' are not looked up, so that the pages
+# build without a network.
+nitpick_ignore_regex = [("py:.*", r"(?!doggos_).*")]
 add_module_names = False
 python_use_unqualified_type_names = True
-
-graphviz_output_format = "svg"
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
@@ -51,7 +61,12 @@ html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
 html_theme_options = {
+    "logo": {"text": project},
     "navigation_with_keys": False,
+    "back_to_top_button": False,
+    "collapse_navigation": True,
+    "navbar_persistent": ["search-button"],
+    "navbar_end": ["theme-switcher"],
     "show_toc_level": 2,
     "show_prev_next": True,
     "navbar_align": "left",
