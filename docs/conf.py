@@ -29,7 +29,6 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_ipywidgets_js = {}  # else widgets load a script from a CDN; a figure stands for each
 nb_number_source_lines = False
-nb_mime_priority_overrides = [("html", "text/latex", 0)]
 suppress_warnings = ["mystnb.unknown_mime_type"]  # of widgets, for the same reason
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "fieldlist"]
