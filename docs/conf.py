@@ -49,6 +49,8 @@ napoleon_numpy_docstring = False
 # Targets inside this site alone: other packages' are not looked up, so that the pages
 # build without a network.
 nitpick_ignore_regex = [("py:.*", r"(?!doggos_).*")]
+nitpick_ignore = [("py:class", "doggos_sample.canvas.Drawing")]  # a type's other name
+default_role = "code"  # a name in backticks, in docstrings
 add_module_names = False
 python_use_unqualified_type_names = True
 
@@ -56,6 +58,9 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["doggos.css"]
+html_js_files = ["doggos.js"]
+html_sidebars = {"index": [], "scaling-out": []}  # nothing below them
+html_domain_indices = html_use_index = False
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order cheap tests fail first.
-ORDER = ("unit", "setup", "ray", "faults", "cluster", "notebooks")
+ORDER = ("unit", "setup", "ray", "faults", "cluster", "notebooks", "docs")
 RAYS = ("ray/", "faults/", "cluster/", "notebooks/test_execute", "setup/test_lab")
 UNTOUCHED = "test_untouched.py"
 CANARY = "canary"

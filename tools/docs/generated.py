@@ -43,7 +43,7 @@ def write(source: Path) -> None:
     api.mkdir()
     pages = [page for package in PACKAGES for page in api_pages(ROOT / package)]
     for name, text in pages:
-        (api / f"{name}.md").write_text(text)
+        (api / f"{name}.rst").write_text(text)
     names = "\n".join(name for name, _ in pages)
     fence = "```{toctree}\n:maxdepth: 1\n\n" + names + "\n```\n"
     (api / "index.md").write_text((source / "reference" / "api.md").read_text() + fence)
@@ -75,7 +75,9 @@ def settings_tables() -> str:
     for title, prefixes in GROUPS.items():
         names = [name for name in left if name.startswith(prefixes)]
         rows = [_setting(name, left.pop(name)) for name in names]
-        head = "| option, variable | takes | default | what it is |\n|---|---|---|---|\n"
+        head = (
+            "| option, variable | takes | default | what it is |\n|---|---|---|---|\n"
+        )
         parts.append(f"## {title}\n\n{head}" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
@@ -103,7 +105,7 @@ def _kinds(annotation: Any) -> list[str]:
 
 
 def api_pages(package: Path) -> list[tuple[str, str]]:
-    """Return the name and text of one page a folder of a package."""
+    """Return the name and text, in reStructuredText, of one page a folder."""
     folders = {package: sorted(package.glob("*.py"))}
     for module in sorted(package.rglob("*/*.py")):
         folders.setdefault(module.parent, []).append(module)
@@ -113,10 +115,9 @@ def api_pages(package: Path) -> list[tuple[str, str]]:
         documented = [m for m in modules if not m.name.startswith("__")]
         if not documented:
             continue
-        parts = [f"# {name}\n"]
+        parts = [f"{name}\n{'=' * len(name)}\n"]
         for module in documented:
             full = f"{name}.{module.stem}"
-            parts.append(f"## {full}\n\n```{{automodule}} {full}\n```\n")
+            parts.append(f"{full}\n{'-' * len(full)}\n\n.. automodule:: {full}\n")
         pages.append((name, "\n".join(parts)))
     return pages
-

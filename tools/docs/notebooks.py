@@ -52,6 +52,8 @@ def render(notebook: Path) -> NotebookNode:
     page.cells = [cell for cell in page.cells if not _injected(cell)]
     for cell, after in zip(page.cells, page.cells[1:], strict=False):
         cell.metadata.pop("papermill", None)
+        for output in cell.get("outputs", []):
+            _as_fence(output)
         if cell.cell_type == "code" and after.cell_type == "markdown":
             alt = _caption(after.source) or "A figure that the next sentence explains."
             cell.metadata["mystnb"] = {"image": {"alt": alt}}
@@ -64,6 +66,14 @@ def render(notebook: Path) -> NotebookNode:
     )
     page.cells.insert(1, new_markdown_cell(about))
     return page
+
+
+def _as_fence(output: NotebookNode) -> None:
+    """Make shown source code a fence, which looks and copies like all other code."""
+    data = output.get("data", {})
+    if "text/latex" in data and "text/html" in data:  # IPython.display.Code
+        source = data["text/plain"].rstrip()
+        output.data = {"text/markdown": f"````python\n{source}\n````"}
 
 
 def _data(given: dict[str, object]) -> str:

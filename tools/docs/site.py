@@ -35,12 +35,15 @@ def build() -> Path:
         raise Failed("Graphviz is missing: install it (apt-get install graphviz)")
     execute()
     assemble()
-    shutil.rmtree(SITE, ignore_errors=True)
+    draft = SITE.with_name("draft")
+    shutil.rmtree(draft, ignore_errors=True)
     # -n: each reference has its target, -W: a warning is an error.
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-n", "-W", "--keep-going"]
-    command += ["-q", "-d", str(BUILD / "doctrees"), str(SOURCE), str(SITE)]
+    command += ["-q", "-d", str(BUILD / "doctrees"), str(SOURCE), str(draft)]
     if subprocess.run(command, cwd=ROOT).returncode:
         raise Failed("the pages have the faults listed above")
+    shutil.rmtree(SITE, ignore_errors=True)
+    draft.rename(SITE)
     return SITE
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 # What must stay as it is: code, links, roles, pictures, raw HTML, fences' first lines.
 KEPT = re.compile(
-    r"(```.*?```|`[^`\n]*`|!?\[[^\]\n]*\](?:\([^)\n]*\)|\{[^}\n]*\})|<[^>\n]+>"
-    r"|\{[a-z:]+\}`[^`]*`|https?://\S+)",
+    r"(?P<ticks>`+).+?(?<!`)(?P=ticks)(?!`)"
+    r"|!?\[[^\]\n]*\](\([^)\n]*\)|\{[^}\n]*\})"
+    r"|<[^>\n]+>|https?://\S+",
     re.DOTALL,
 )
 # Words that are terms only in company, or mostly mean something else.
@@ -51,20 +52,23 @@ class Linker:
             return block
         for term in list(self.left):
             pattern = rf"(?<![\w-]){WRITTEN.get(term, re.escape(term) + 's?')}(?![\w-])"
-            pieces = KEPT.split(block)
-            for at in range(0, len(pieces), 2):
-                found = re.search(pattern, pieces[at])
-                if not found:
+            kept = [match.span() for match in KEPT.finditer(block)]
+            for found in re.finditer(pattern, block):
+                if any(start <= found.start() < end for start, end in kept):
                     continue
-                shown = found[0]
-                star = "*" if shown.startswith("*") and shown.endswith("*") else ""
-                role = f"{star}{{term}}`{shown.strip('*')} <{term}>`{star}"
-                start, end = found.span()
-                pieces[at] = pieces[at][:start] + role + pieces[at][end:]
-                block = "".join(pieces)
                 self.left.remove(term)
+                block = (
+                    block[: found.start()]
+                    + _role(found[0], term)
+                    + block[found.end() :]
+                )
                 break
         return block
+
+
+def _role(shown: str, term: str) -> str:
+    star = "*" if shown.startswith("*") else ""
+    return f"{star}{{term}}`{shown.strip('*')} <{term}>`{star}"
 
 
 def _blocks(markdown: str) -> list[str]:
