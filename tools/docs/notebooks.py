@@ -50,6 +50,8 @@ def render(notebook: Path) -> NotebookNode:
     page = read_executed(notebook)
     given = page.metadata.papermill.parameters
     page.cells = [cell for cell in page.cells if not _injected(cell)]
+    for cell in page.cells:  # pictures of docs/ lie beside the pages here
+        cell.source = cell.source.replace("](../docs/", "](../")
     for cell, after in zip(page.cells, page.cells[1:], strict=False):
         cell.metadata.pop("papermill", None)
         for output in cell.get("outputs", []):
