@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 run = ci/build.sh $(1) && "$$(cat build/.python)" -m
 options = $(if $(DATASET),--dataset "$(DATASET)") $(if $(MODEL),--model "$(MODEL)") $(if $(PARAMS),--params-file "$(PARAMS)")
-.PHONY: tutorial test test-long lint lab cluster cluster-down hosts constraints clean
+.PHONY: tutorial test test-long lint docs docs-serve lab cluster cluster-down hosts constraints clean
 
 # What make starts runs on a Ray of its own, whatever else runs on this machine.
-tutorial test test-long: export DOGGOS_ADDRESS ?= local
+tutorial test test-long docs docs-serve: export DOGGOS_ADDRESS ?= local
 
 tutorial:  ## run the notebooks into build/tutorial
 	@$(call run) doggos_helpers.batch $(options)
@@ -17,6 +17,10 @@ test-long:  ## everything, with what takes too long for a user
 lint:  ## style, types, and the contract of imports
 	@$(call run,dev) ruff check . && "$$(cat build/.python)" -m ruff format --check . && "$$(cat build/.python)" -m mypy \
 	  && "$$(dirname "$$(cat build/.python)")/lint-imports"
+docs:  ## the pages, strictly, into build/docs/html; a notebook that changed runs before
+	@$(call run,dev) tools.docs build
+docs-serve:  ## the pages on this machine, on port 8080
+	@$(call run,dev) tools.docs serve
 lab:  ## JupyterLab on the notebooks; an exported RAY_ADDRESS reaches them
 	@$(call run) jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 cluster:  ## a head and two worker nodes on this machine; prints the lines to export

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order cheap tests fail first.
-ORDER = ("unit", "setup", "ray", "faults", "cluster", "hosts", "notebooks")
+ORDER = ("unit", "setup", "ray", "faults", "cluster", "hosts", "notebooks", "docs")
 RAYS = (
     "ray/",
     "faults/",

@@ -1,0 +1,100 @@
+"""The executed notebooks as pages: with what they ran on, and figures in words."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[2]
+EXECUTED = ROOT / "build" / "tutorial"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+NAMED = ("ray", "torch", "transformers", "mlflow", "pyarrow", "lancedb")
+INJECTED = "injected-parameters"  # papermill's own cell
+ABOUT = """:::{{admonition}} This page is an executed notebook
+:class: note
+
+{{download}}`Download {name} <download/{name}>` to run it, or open it with `make lab`.
+It ran on {day}, in {minutes}, on {data}.
+Versions: {versions}.
+What it takes on four L4 GPUs stands in {{ref}}`the table of costs <costs>`.
+:::"""
+
+
+def is_current(notebook: Path) -> bool:
+    """Tell whether the executed copy of a notebook is of its present cells."""
+    copy = EXECUTED / notebook.name
+    if not copy.is_file():
+        return False
+    now, then = (nbformat.read(path, as_version=4).cells for path in (notebook, copy))
+    return [c.source for c in now] == [c.source for c in then if not _injected(c)]
+
+
+def read_executed(notebook: Path) -> NotebookNode:
+    """Read the executed copy of a notebook."""
+    return nbformat.read(EXECUTED / notebook.name, as_version=4)
+
+
+def minutes(executed: NotebookNode) -> str:
+    """Say how long a notebook ran."""
+    return f"{executed.metadata.papermill.duration / 60:.1f} minutes"
+
+
+def render(notebook: Path) -> NotebookNode:
+    """Return an executed notebook as a page.
+
+    Papermill's own cell goes, a box with date and versions comes, and the caption
+    below a figure becomes its alternative text.
+    """
+    page = read_executed(notebook)
+    given = page.metadata.papermill.parameters
+    page.cells = [cell for cell in page.cells if not _injected(cell)]
+    for cell in page.cells:  # pictures of docs/ lie beside the pages here
+        cell.source = cell.source.replace("](../docs/", "](../")
+    for cell, after in zip(page.cells, page.cells[1:], strict=False):
+        cell.metadata.pop("papermill", None)
+        for output in cell.get("outputs", []):
+            _as_fence(output)
+        if cell.cell_type == "code" and after.cell_type == "markdown":
+            alt = _caption(after.source) or "A figure that the next sentence explains."
+            cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    about = ABOUT.format(
+        name=notebook.name,
+        day=page.metadata.papermill.end_time[:10],
+        minutes=minutes(page),
+        data=_data(given),
+        versions=", ".join(f"{name} {version(name)}" for name in NAMED),
+    )
+    page.cells.insert(1, new_markdown_cell(about))
+    return page
+
+
+def _as_fence(output: NotebookNode) -> None:
+    """Make shown source code a fence, which looks and copies like all other code."""
+    data = output.get("data", {})
+    if "text/latex" in data and "text/html" in data:  # IPython.display.Code
+        source = data["text/plain"].rstrip()
+        output.data = {"text/markdown": f"````python\n{source}\n````"}
+
+
+def _data(given: dict[str, object]) -> str:
+    """Say on what a notebook ran, by the parameters that it was given."""
+    own = dict(given)
+    name = own.pop("dataset", "") or "sample"
+    data = "the drawn sample" if name == "sample" else f"`{name}`"
+    rest = ", ".join(f"`{key}={value}`" for key, value in sorted(own.items()))
+    return f"{data} with {rest}" if rest else data
+
+
+def _caption(markdown: str) -> str:
+    """Return the figure's description: the first sentence, in italics."""
+    first, _, _ = markdown.strip().partition("\n\n")
+    first = first.replace("\n", " ")
+    if not first.startswith("*") or first.startswith("**"):
+        return ""
+    return first[1:].partition("*")[0].split(". ")[0].strip()
+
+
+def _injected(cell: NotebookNode) -> bool:
+    return INJECTED in cell.metadata.get("tags", [])
