@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 IMAGES = "images"  # the table of LanceDB
 SHOWN = 400  # characters that a message spends on classes
 EXACT_ROWS = 10_000  # up to here comparing all takes milliseconds
-PROBES, REFINE = 16, 10  # lists searched; candidates compared exactly, of each k
+PROBES, REFINE = 32, 10  # lists searched; candidates compared exactly, of each k
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _index(rows: Any, trained: int) -> int:
     if count <= 2 * trained:
         rows.optimize()
         return trained
-    rows.create_index(EMBEDDING, config=IvfRq(distance_type="cosine", num_bits=2))
+    rows.create_index(EMBEDDING, config=IvfRq(distance_type="cosine", num_bits=3))
     rows.create_index(PATH, config=BTree())
     for column in (CLASS, SPLIT):
         rows.create_index(column, config=Bitmap())
