@@ -48,6 +48,8 @@ def lacking(nodes: Sequence[Node], settings: Settings) -> dict[Node, list[str]]:
     marker = settings.storage_root / f".alike-{uuid.uuid4().hex}"
     folders = [settings.dataset_root, settings.model]
     there = [UPath(p) for p in folders if p.startswith("/") and UPath(p).exists()]
+    # Where nothing is mounted, there may still be an empty folder.
+    there = [next(p.iterdir(), p) if p.is_dir() else p for p in there]
     marker.write_bytes(b"")
     try:
         for node in nodes:

@@ -128,7 +128,7 @@ def _join_or_start(settings: Settings) -> None:
     except Exception as error:  # Ray's own are of several families, and bare ones
         ray.shutdown()
         what = "starts here" if address == LOCAL else "cluster answers"
-        why = str(error).splitlines()[0]
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise ClusterError(f"no Ray {what} ({why})", address, FIX) from error
     # Ray writes its token readable by all (mode 0644).
     with contextlib.suppress(FileNotFoundError):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import AutoscalingCluster
 
 from doggos_helpers.cluster.connect import connect, disconnect
@@ -20,10 +21,32 @@ WORKER = {"CPU": 4, "GPU": 2, "object_store_memory": 80 * 2**20}
 MOST, IDLE_MINUTES, SHRINK_S = 2, 0.2, 120
 
 
+class FakeCluster(AutoscalingCluster):
+    """Ray's fake cluster, with the configuration that its wheel leaves out."""
+
+    def _generate_config(self, head_resources, worker_node_types, **more):
+        head = {"resources": head_resources, "node_config": {}, "max_workers": 0}
+        lists = ["setup_commands", "initialization_commands", "cluster_synced_files"]
+        lists += ["head_setup_commands", "worker_setup_commands", "rsync_filter"]
+        lists += ["head_start_ray_commands", "worker_start_ray_commands"]
+        provider = {"type": "fake_multinode", "launch_multiple": True}
+        return {
+            "cluster_name": "growing",
+            "provider": provider | {"head_node_id": FAKE_HEAD_NODE_ID},
+            "available_node_types": worker_node_types | {"head": head},
+            "head_node_type": "head",
+            "upscaling_speed": 1.0,
+            "file_mounts_sync_continuously": False,
+            **dict.fromkeys(["auth", "docker", "file_mounts"], {}),
+            **dict.fromkeys([*lists, "rsync_exclude"], []),
+            **{name: value for name, value in more.items() if name != "autoscaler_v2"},
+        }
+
+
 def main(storage: str) -> None:
     """Grow to what the plan asks for, and down again when nothing asks."""
     kind = {"resources": WORKER, "node_config": {}, "min_workers": 0}
-    cluster = AutoscalingCluster(
+    cluster = FakeCluster(
         head_resources={"CPU": 0, "object_store_memory": 80 * 2**20},
         worker_node_types={"gpu": kind | {"max_workers": MOST}},
         max_workers=MOST,

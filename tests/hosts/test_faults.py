@@ -1,4 +1,4 @@
-"""Hosts that die, networks that break: what becomes of an embedding and a training.
+"""Hosts that die, networks that break: what becomes of each stage.
 
 The report, docs/faults.md, is written where DOGGOS_TEST_REPORT says so. Times are of
 three hosts on one machine of two cores: they compare with each other and nothing else.
@@ -24,17 +24,19 @@ from tests.hosts.launched import PROFILE, TOKEN, UP_S, WORKERS, Launched, launch
 
 pytestmark = [needs_hosts, pytest.mark.long]
 EACH = 60  # images a class and split, two classes, three splits
-STAGE_S, GONE_S = 420, 90
+EPOCHS, REQUESTS = 120, 600
+STAGE_S = 420
 REPORT = ROOT / "docs" / "faults.md"
 HEAD = """# Hosts that die, networks that break
 
 Three hosts (network namespaces) by the Cluster Launcher, on a machine of 2 cores:
 a head and two workers. `tests/hosts/test_faults.py` breaks one thing in the middle of a
 stage, and this is what came of it, on {day}. An embedding is of {rows} images with a
-CLIP ViT-B/32 of random weights; `lost` and `doubled` are rows of its table at the end.
+CLIP ViT-B/32 of random weights, a training of {epochs} epochs on the sample, and the
+service answers {requests} requests, four at a time.
 
-| stage | what happened | what came of it | lost | doubled | s | s without | you do |
-|---|---|---|---|---|---|---|---|
+| stage | what happened | what came of it | lost or doubled | s | s without | you do |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -45,11 +47,10 @@ class Row:
     stage: str
     fault: str
     outcome: str
-    lost: int
-    doubled: int
-    seconds: float
-    undisturbed: float
-    you: str
+    lost: str
+    seconds: int
+    undisturbed: int
+    you: str = "nothing"
 
 
 ROWS: list[Row] = []
@@ -66,7 +67,8 @@ def cluster(session_folder: Path) -> Iterator[Launched]:
             lines = [
                 "| " + " | ".join(map(str, asdict(r).values())) + " |" for r in ROWS
             ]
-            head = HEAD.format(day=date.today(), rows=6 * EACH)
+            sizes = {"rows": 6 * EACH, "epochs": EPOCHS, "requests": REQUESTS}
+            head = HEAD.format(day=date.today(), **sizes)
             REPORT.write_text(head + "\n".join(lines) + "\n")
 
 
@@ -145,10 +147,9 @@ def disturbed(
         assert run.finish() == 0, run.log.read_text()
         outcome = "ended; the same command went on where it stopped"
     lost, doubled = run.lost_and_doubled()
-    ROWS.append(
-        Row("embed", fault, outcome, lost, doubled, round(run.seconds),
-            round(undisturbed), you)
-    )  # fmt: skip
+    rows = f"{lost + doubled} rows"
+    seconds, alone = round(run.seconds), round(undisturbed)
+    ROWS.append(Row("embed", fault, outcome, rows, seconds, alone, you))
     assert (lost, doubled) == (0, 0)
 
 
@@ -203,3 +204,72 @@ def test_the_head_restarted(cluster, undisturbed):
         you,
         again(cluster),
     )
+
+
+@pytest.fixture(scope="module")
+def trained(cluster: Launched) -> float:
+    """Embed the sample and train once; how long that takes where nothing happens."""
+    cluster.at_head("python -m doggos_helpers.embed", STAGE_S)
+    started = time.monotonic()
+    cluster.at_head(f"python -m doggos_helpers.train --epochs {EPOCHS}", STAGE_S)
+    return time.monotonic() - started
+
+
+def test_a_worker_host_killed_while_it_trains(cluster, trained):
+    worker, log = cluster.hosts[WORKERS[0]], cluster.head.folder / "train.log"
+    train = f"{PROFILE}exec python -m doggos_helpers.train --epochs {EPOCHS} --seed 1"
+    records = list(cluster.hosts.shared.glob("*/training/run.json"))
+    started, since = time.monotonic(), time.time()
+    process = cluster.head.popen(train, log)
+
+    def checkpoints() -> int:
+        found = cluster.hosts.shared.glob("*/training/**/checkpoint_*")
+        return sum(one.stat().st_mtime > since for one in found if one.exists())
+
+    while checkpoints() < 2:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.5)
+    worker.kill()
+    code = process.wait(STAGE_S)
+    outcome, you = "went on from its last checkpoint", "nothing"
+    if code:
+        outcome, you = "ended; the same command went on", "the same command"
+        cluster.at_head(train.removeprefix(f"{PROFILE}exec "), STAGE_S)
+    seconds = round(time.monotonic() - started)
+    [record] = records
+    assert record.stat().st_mtime > since
+    what = "a worker host killed"
+    ROWS.append(Row("train", what, outcome, "0 epochs", seconds, round(trained), you))
+    worker.start()
+    cluster.wait_for(3, UP_S)
+
+
+def test_a_worker_host_killed_while_the_service_answers(cluster, trained):
+    worker, log = cluster.hosts[WORKERS[1]], cluster.head.folder / "serve.log"
+    service = cluster.head.popen(f"{PROFILE}exec python -m doggos_helpers.serve", log)
+    ask = "curl -fsS http://127.0.0.1:8000/healthz && exit; sleep 1"
+    load = f"python -m doggos_helpers.loadtest --requests {REQUESTS} --concurrency 4"
+    seconds, failed = [], []
+    try:
+        cluster.at_head(f"for try in $(seq 150); do {ask}; done; exit 1", 200)
+        for disturb in (False, True):
+            started = time.monotonic()
+            told = cluster.head.folder / "load.log"
+            client = cluster.head.popen(f"{PROFILE}exec {load}", told)
+            if disturb:
+                time.sleep(seconds[0] / 2)
+                worker.kill()
+            client.wait(STAGE_S)
+            seconds.append(time.monotonic() - started)
+            [report] = cluster.hosts.shared.glob("*/serving/loadtest.json")
+            failed.append(json.loads(report.read_text())["counts"]["failed"])
+    finally:
+        service.terminate()
+        service.wait(60)
+    assert failed[0] == 0
+    lost = f"{failed[1]} of {REQUESTS} requests"
+    took, alone = (round(one) for one in reversed(seconds))
+    ROWS.append(Row("serve", "a worker host killed", "went on", lost, took, alone))
+    assert failed[1] < REQUESTS / 2
+    worker.start()
+    cluster.wait_for(3, UP_S)

@@ -61,7 +61,7 @@ def test_a_data_set_that_only_the_driver_sees(cluster):
         cluster.hosts[name].hide(folder)
     try:
         command = f"{EMBED} --dataset {folder}"
-        lacks(cluster, STORAGE, command, f"it doesn't see {folder}", "data set")
+        lacks(cluster, STORAGE, command, f"it doesn't see {folder}/", "data set")
     finally:
         for name in WORKERS:
             cluster.hosts[name].show(folder)
@@ -88,12 +88,13 @@ def test_a_full_disk_on_one_host(cluster):
 
 
 def test_more_than_the_nodes_have(cluster):
+    embed = EMBED.replace("class 2", "class 3")  # there is something to do
     refused(
-        cluster, f"{EMBED} --embed-cpus 64", "don't fit", "fewer or smaller workers"
+        cluster, f"{embed} --embed-cpus 64", "don't fit", "fewer or smaller workers"
     )
-    refused(cluster, f"{EMBED} --memory-per-worker 999", "GiB of memory don't fit")
-    refused(cluster, f"{EMBED} --use-gpu yes", "no node has a GPU", "use_gpu to no")
-    refused(cluster, f"{EMBED} --accelerator-type H100", "a GPU of type H100")
+    refused(cluster, f"{embed} --memory-per-worker 999", "GiB of memory don't fit")
+    refused(cluster, f"{embed} --use-gpu yes", "no node has a GPU", "use_gpu to no")
+    refused(cluster, f"{embed} --accelerator-type H100", "a GPU of type H100")
 
 
 def test_a_client_with_another_token(cluster):
