@@ -98,7 +98,8 @@ def sweep(
             found: Any = tuner.fit()
         filesystem.delete_dir(f"{folder}/{run_id}")  # its notes are pickles
     tables = [one.metrics_dataframe.assign(trial=i) for i, one in enumerate(found, 1)]
-    told = pd.concat(tables).rename(columns=lambda name: name.removeprefix("config/"))
+    told = pd.concat(tables, ignore_index=True)
+    told = told.rename(columns=lambda name: name.removeprefix("config/"))
     told = told.rename(columns={"training_iteration": "epoch"})
     chosen = settings.model_copy(update=found.get_best_result().config)
     inputs = dataclasses.replace(inputs, settings=chosen)
