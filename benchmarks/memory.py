@@ -30,7 +30,7 @@ RESULTS = Path(__file__).parent / "results" / "memory.json"
 TABLES, IMAGES = (1_000, 10_000, 100_000, 1_000_000), (1_000, 5_000, 20_000)
 STAGES = {"train": TABLES, "evaluate": TABLES, "search": TABLES, "embed": IMAGES}
 BREEDS, FILE_ROWS, MIB = 16, 4096, 2**20
-BUDGET = 64 * MIB
+BUDGET_GIB = 2 * 64 / 1024  # half of it is for vectors
 
 
 class Watch(threading.Thread):
@@ -65,6 +65,7 @@ def prepare(place: Path, stage: str, rows: int) -> Settings:
         tracking_uri=f"sqlite:///{place}/mlflow.db",
         dataset=str(place / "dogs") if stage == "embed" else "sample",
         epochs=2,
+        memory_per_worker=BUDGET_GIB if stage == "train" else None,
     )
     if stage == "embed":
         link_images(place / "dogs", rows)
@@ -117,10 +118,8 @@ def run(stage: str, settings: Settings) -> None:
             index.top_k(np.float32(vector / np.linalg.norm(vector)), 10)
         return
     if stage == "train":
-        from doggos_helpers.train import trainer
         from doggos_helpers.train.stage import check, train
 
-        trainer.SHARD_BYTES = BUDGET
         inputs: Any = check(settings)
         work: Any = train
     elif stage == "evaluate":

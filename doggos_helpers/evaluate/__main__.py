@@ -14,13 +14,21 @@ def main(arguments: Sequence[str]) -> int:
     inputs = check(settings)
     with connected(settings) as cluster:
         run = evaluate(inputs, cluster)
-    chance, counts = run["chance"], run["counts"]
+    counts, (low, high) = run["counts"], run["interval"]
     print(f"version {run['version']}: {counts['correct']} of {counts['test']} correct")
     print(
-        f"top-1 accuracy {run['top1']:.3f} (chance {chance['uniform']:.3f}, always the"
-        f" most frequent class {chance['majority']:.3f}), top-5 {run['top5']:.3f},"
-        f" macro F1 {run['macro']['f1']:.3f}"
+        f"top-1 accuracy {run['top1']:.3f} ({low:.3f} to {high:.3f}), top-5"
+        f" {run['top5']:.3f}, macro F1 {run['macro']['f1']:.3f}"
     )
+    print(f"beside it: chance {run['chance']['uniform']:.3f}, always the most frequent")
+    print(f"class {run['chance']['majority']:.3f}")
+    for name, rival in run["rivals"].items():
+        print(
+            f"{name} {rival['top1']:.3f} (a difference by chance: p {rival['p']:.2g})"
+        )
+    if copies := counts["copies"]:
+        what = "images have a copy in another split, which flatters the evaluation"
+        print(f"{copies} {what}")
     print(f"{settings.evaluation_dir} ({run['seconds']} s)")
     return 0
 

@@ -1,101 +1,117 @@
-"""The figures of an evaluation: a pure function of labels and predictions."""
+"""The figures of an evaluation, from counts that don't grow with the predictions."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from scipy.stats import binomtest
 
 from doggos_helpers.data.listing import CLASS, PATH
-from doggos_helpers.errors import DataError
 
-PREDICTED = "predicted"
-TOP = 5
+PREDICTED, PROBABILITY, PROBABILITIES = "predicted", "probability", "probabilities"
+TOP, BINS = 5, 10
 
 
 class Tally:
     """Counts of predictions with a fixed label set, from which the figures follow.
 
     Args:
-        classes: The label set, sorted.
+        classes: The label set, sorted; all labels are in it.
+        rivals: The columns with what others than the champion predict.
     """
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], rivals: Sequence[str] = ()) -> None:
         """Begin at zero; nothing in here grows with the number of predictions."""
         self.classes = list(classes)
         self.confusion = np.zeros((len(self.classes),) * 2, np.int64)
+        self.alone_right = {name: np.zeros(2, np.int64) for name in rivals}
+        self.bins = np.zeros((BINS, 3))  # images, how sure, how often right
         self.top = 0
 
-    def add(self, actual: Any, predicted: Any, probabilities: np.ndarray) -> None:
-        """Count some predictions.
-
-        Args:
-            actual: The label of each row, n of them.
-            predicted: The prediction of each row.
-            probabilities: float [n, classes], in the order of the label set.
-
-        Raises:
-            DataError: A label isn't in the label set.
-        """
-        if unknown := sorted(set(actual) - set(self.classes)):
-            raise DataError(
-                f"labels outside the label set: {unknown}",
-                f"{len(actual)} predictions",
-                "Run the notebooks from 03_embedding on again",
-            )
-        labels = np.searchsorted(self.classes, actual)
-        cells = (labels, np.searchsorted(self.classes, predicted))
-        np.add.at(self.confusion, cells, 1)
+    def add(self, rows: pa.Table) -> None:
+        """Count some predictions."""
+        frame = rows.to_pandas()
+        labels, said = (
+            np.searchsorted(self.classes, frame[name]) for name in (CLASS, PREDICTED)
+        )
+        np.add.at(self.confusion, (labels, said), 1)
+        right, sure = said == labels, frame[PROBABILITY].to_numpy()
+        for name, counts in self.alone_right.items():
+            theirs = (frame[name] == frame[CLASS]).to_numpy()
+            counts += (right & ~theirs).sum(), (theirs & ~right).sum()
+        bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+        np.add.at(self.bins, bins, np.stack([right >= 0, sure, right], axis=1))
         # scikit-learn's top_k_accuracy_score wants other shapes for two classes.
-        order = np.argsort(-np.asarray(probabilities), axis=1, kind="stable")[:, :TOP]
+        flat = rows[PROBABILITIES].combine_chunks().flatten().to_numpy()
+        shares = flat.reshape(len(rows), len(self.classes))
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :TOP]
         self.top += int((order == labels[:, None]).sum())
 
     def metrics(self) -> dict[str, Any]:
-        """Measure the predictions against the labels.
+        """Measure the predictions, of which there is at least one.
 
-        A class without test rows can't be hit or missed: it stays in the tables with
-        support 0, and the macro averages leave it out.
+        A class without rows can't be hit or missed: it stays in the tables with
+        support 0, and the macro means leave it out.
 
         Returns:
-            `top1`, `top5` (of at most as many classes as there are), macro `precision`,
-            `recall`, `f1`, a `per_class` table, the `confusion` matrix (rows actual,
-            columns predicted) and `chance`: guessing at random, and always guessing the
-            class most frequent in these rows.
-
-        Raises:
-            DataError: There are no rows.
+            `top1` with its `interval` (Wilson, 95%), `top5` (of at most as many classes
+            as there are), `macro` and `weighted` means, a `per_class` table, the
+            `confusion` matrix (rows actual, columns predicted), and `chance`: guessing
+            at random, and always guessing the class most frequent in these rows.
+            `rivals`: their `top1`, `interval`, and the `p` of McNemar's test.
+            `one_vs_rest`: what is called accuracy where the right answers of one
+            yes-or-no question a class are added up. `calibration`: a table of how sure
+            and how often right; `calibration_error`: the difference, on average.
         """
         from sklearn.metrics import precision_recall_fscore_support
 
-        names, rows = self.classes, int(self.confusion.sum())
-        if not rows:
-            raise DataError("no rows", "0 predictions", "Run notebook 03_embedding")
+        rows, right = int(self.confusion.sum()), int(np.trace(self.confusion))
         actual, predicted = self.confusion.nonzero()
-        figures = precision_recall_fscore_support(
+        *scores, support = precision_recall_fscore_support(
             actual,
             predicted,
-            labels=range(len(names)),
+            labels=range(len(self.classes)),
             sample_weight=self.confusion[actual, predicted],
             zero_division=0,
         )
-        keys = ("precision", "recall", "f1", "support")
-        table = pd.DataFrame(dict(zip(keys, figures, strict=True)))
-        table = table.astype({"support": int})
-        table.insert(0, CLASS, names)
-        present = table[table.support > 0]
+        named = dict(zip(("precision", "recall", "f1"), scores, strict=True))
+        table = pd.DataFrame({CLASS: self.classes, **named, "support": support})
+        images, sure, hit = self.bins[self.bins[:, 0] > 0].T
+        bins = {"images": images, "sure": sure / images, "right": hit / images}
         return {
             "rows": rows,
-            "classes": names,
-            "top1": float(np.trace(self.confusion) / rows),
+            "classes": self.classes,
+            "top1": right / rows,
+            "interval": interval(right, rows),
             "top5": self.top / rows,
-            "macro": {key: float(present[key].mean()) for key in keys[:3]},
+            "macro": {k: float(v[support > 0].mean()) for k, v in named.items()},
+            "weighted": {k: float(v @ support / rows) for k, v in named.items()},
             "chance": {
-                "uniform": 1 / len(names),
-                "majority": int(table.support.max()) / rows,
+                "uniform": 1 / len(self.classes),
+                "majority": float(support.max() / rows),
             },
-            "per_class": table.to_dict("records"),
+            "rivals": {
+                name: {
+                    "top1": (right - ours + theirs) / rows,
+                    "interval": interval(right - ours + theirs, rows),
+                    "p": binomtest(ours, max(1, ours + theirs)).pvalue,
+                }
+                for name, counts in self.alone_right.items()
+                for ours, theirs in [counts.tolist()]
+            },
+            "one_vs_rest": 1 - 2 * (rows - right) / (rows * len(self.classes)),
+            "calibration_error": float(np.abs(sure - hit).sum() / rows),
+            "calibration": pd.DataFrame(bins).to_dict("records"),
+            "per_class": table.astype({"support": int}).to_dict("records"),
             "confusion": self.confusion.tolist(),
         }
+
+
+def interval(right: int, rows: int) -> list[float]:
+    """Return the bounds of a share at 95% (Wilson)."""
+    return list(binomtest(right, rows).proportion_ci(method="wilson"))
 
 
 def accuracy_by(
@@ -109,15 +125,16 @@ def accuracy_by(
         names: The attributes to slice by.
 
     Returns:
-        The columns attribute, value, images (those with predictions) and accuracy.
+        The columns attribute, value, images (those with predictions), accuracy, and
+        its bounds low and high (Wilson, 95%).
     """
-    joined = predictions[[PATH, CLASS, PREDICTED]].merge(
-        attributes[[PATH, *names]], on=PATH
-    )
+    columns = [PATH, CLASS, PREDICTED]
+    joined = predictions[columns].merge(attributes[[PATH, *names]], on=PATH)
     right = joined[CLASS] == joined[PREDICTED]
-    rows = [
-        (name, value, len(members), float(right[members].mean()))
-        for name in names
-        for value, members in joined.groupby(name).groups.items()
-    ]
-    return pd.DataFrame(rows, columns=["attribute", "value", "images", "accuracy"])
+    rows = []
+    for name in names:
+        for value, members in joined.groupby(name).groups.items():
+            hits, count = int(right[members].sum()), len(members)
+            rows.append((name, value, count, hits / count, *interval(hits, count)))
+    told = ["attribute", "value", "images", "accuracy", "low", "high"]
+    return pd.DataFrame(rows, columns=told)

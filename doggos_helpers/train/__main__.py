@@ -2,26 +2,48 @@
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
+from doggos_helpers import show
 from doggos_helpers.cluster.connect import connected
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
+from doggos_helpers.train.registry import rollback
 from doggos_helpers.train.stage import check, train
+from doggos_helpers.train.sweep import sweep
+from doggos_helpers.train.tracking import open_tracking
+
+
+class TrainSettings(Settings):
+    """Train on the embeddings, after a sweep or at once; or go back."""
+
+    sweep: int = Field(0, ge=0, description="trials before it, for its settings")
+    rollback: bool = Field(False, description="only make the last champion one again")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train on the embeddings of the settings."""
-    settings = Settings.from_command("doggos_helpers.train", list(arguments))
+    settings = TrainSettings.from_command("doggos_helpers.train", list(arguments))
+    if settings.rollback:
+        print(f"version {rollback(settings).version} is champion again")
+        return 0
     inputs = check(settings)
     with connected(settings) as cluster:
+        if settings.sweep:
+            inputs, trials = sweep(inputs, cluster, settings.sweep)
+            print(trials.groupby("trial").last().to_string())
         run = train(inputs, cluster)
+    curves = show.loss_curves(run["history"], len(run["classes"]))
+    open_tracking(settings.tracking).log_figure(run["mlflow_run"], curves, "loss.png")
     best, counts = run["best"], run["counts"]
     print(
         f"{counts['train']} training and {counts['val']} validation images,"
-        f" {len(run['classes'])} classes; best of {len(run['history'])} epochs:"
-        f" {best['epoch']}, validation loss {best['val_loss']:.3f}"
+        f" {len(run['classes'])} classes; {run['choice']}"
     )
     print(
-        f"validation accuracy {best['val_accuracy']:.3f} (chance {run['chance']:.3f})"
+        f"{best['candidate']}, epoch {best['epoch']}: validation loss"
+        f" {best['val_loss']:.3f}, accuracy {best['val_accuracy']:.3f}"
+        f" (chance {run['chance']:.3f})"
     )
     print(f"registered as version {run['version']}: {run['verdict']}")
     print(f"{settings.training_dir / 'run.json'} ({run['seconds']} s)")

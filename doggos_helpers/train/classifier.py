@@ -15,12 +15,13 @@ from upath import UPath
 from doggos_helpers.artefacts import write_whole
 from doggos_helpers.errors import ModelError
 
+SHAPE = ("dimension", "hidden_units", "dropout")
 WEIGHTS, LABELS = "classifier.safetensors", "classifier.json"
 TRAIN = "notebook 04_training or `python -m doggos_helpers.train`"
 
 
 class Classifier(nn.Module):
-    """Score the classes of an embedding with one hidden layer.
+    """Score the classes of an embedding: a linear probe, or one hidden layer more.
 
     `forward` takes float32 [n, dimension] and returns logits [n, classes]. CLIP's
     embeddings lie close together, in a narrow cone; `standardise` says where, and
@@ -31,19 +32,18 @@ class Classifier(nn.Module):
     def __init__(
         self, dimension: int, hidden_units: int, classes: int, dropout: float = 0.0
     ) -> None:
-        """Build the layers; the weights come from torch's random generator."""
+        """Build the layers; `hidden_units` 0 is a linear probe."""
         super().__init__()
         self.dimension = dimension
         self.hidden_units = hidden_units
         self.dropout = dropout
         self.register_buffer("mean", torch.zeros(dimension))
         self.register_buffer("deviation", torch.ones(dimension))
-        self.layers = nn.Sequential(
-            nn.Linear(dimension, hidden_units),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(hidden_units, classes),
-        )
+        layers: list[nn.Module] = [nn.Linear(hidden_units or dimension, classes)]
+        if hidden_units:
+            first = nn.Linear(dimension, hidden_units)
+            layers = [first, nn.ReLU(), nn.Dropout(dropout), *layers]
+        self.layers = nn.Sequential(*layers)
 
     def standardise(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         """Keep the training rows' mean and standard deviation, float [dimension]."""
@@ -70,13 +70,8 @@ def save(
         The content of the JSON file.
     """
     weights = {name: t.detach().cpu() for name, t in model.state_dict().items()}
-    labels = {
-        "classes": list(classes),
-        "dimension": model.dimension,
-        "hidden_units": model.hidden_units,
-        "dropout": model.dropout,
-        **about,
-    }
+    shape = {key: getattr(model, key) for key in SHAPE}
+    labels = {"classes": list(classes), **shape, **about}
     text = json.dumps(labels, indent=2) + "\n"  # may fail: before anything is written
     write_whole(folder / WEIGHTS, save_tensors(weights))
     write_whole(folder / LABELS, text.encode())
@@ -91,13 +86,11 @@ def describe(folder: UPath) -> dict[str, Any]:
     """
     try:
         labels = json.loads((folder / LABELS).read_text())
-        in_order = labels["classes"] == sorted(set(labels["classes"]))
-        labels["dimension"], labels["hidden_units"], labels["dropout"]
+        if labels["classes"] != sorted(set(labels["classes"])):
+            raise ValueError("the labels are not sorted, or not unique")
+        [labels[key] for key in SHAPE]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(folder / LABELS, error) from error
-    if not in_order:
-        what = "the labels of the classifier are not sorted, or not unique"
-        raise ModelError(what, str(folder / LABELS), f"Train again: {TRAIN}")
     return labels
 
 
@@ -129,18 +122,22 @@ def check_fits(
     raise ModelError(f"the champion {what}", str(folder), fix)
 
 
-def load(folder: UPath, device: str = "cpu") -> tuple[Classifier, list[str]]:
+def load(folder: UPath) -> tuple[Classifier, list[str]]:
     """Load a classifier for prediction, and the label of each of its outputs.
 
     Raises:
-        ModelError: A file is missing, or the labels don't fit the weights.
+        ModelError: A file is missing, the labels don't fit the weights, or these are
+            not numbers.
     """
     labels = describe(folder)
     size, classes = labels["dimension"], labels["classes"]
-    model = Classifier(size, labels["hidden_units"], len(classes), labels["dropout"])
     try:
-        model.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
-    except (OSError, SafetensorError) as error:
+        weights = load_tensors((folder / WEIGHTS).read_bytes())
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise ValueError("some of the weights are not numbers")
+        model = Classifier(**{k: labels[k] for k in SHAPE}, classes=len(classes))
+        model.load_state_dict(weights)
+    except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(folder / WEIGHTS, error) from error
     except RuntimeError as error:
         raise ModelError(
@@ -149,7 +146,7 @@ def load(folder: UPath, device: str = "cpu") -> tuple[Classifier, list[str]]:
             str(folder),
             "Keep both files of one training together, or train again",
         ) from error
-    return model.to(device).eval(), classes
+    return model.eval(), classes
 
 
 def predict_probabilities(model: Classifier, vectors: np.ndarray) -> np.ndarray:
@@ -162,10 +159,8 @@ def predict_probabilities(model: Classifier, vectors: np.ndarray) -> np.ndarray:
     Returns:
         float32 [n, classes]; each row sums to one.
     """
-    device = next(model.parameters()).device
     with torch.inference_mode():
-        logits = model(torch.tensor(vectors, dtype=torch.float32, device=device))
-        return logits.softmax(dim=1).cpu().numpy()
+        return model(torch.tensor(vectors, dtype=torch.float32)).softmax(dim=1).numpy()
 
 
 def _unreadable(path: UPath, error: Exception) -> ModelError:

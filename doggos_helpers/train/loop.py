@@ -2,177 +2,224 @@
 
 import math
 import tempfile
-from collections.abc import Iterable
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray.train.torch
 import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
 from torch import nn
-from upath import UPath
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from doggos_helpers.cluster.nodes import this_node
 from doggos_helpers.embed.table import EMBEDDING
 from doggos_helpers.errors import ModelError
-from doggos_helpers.train.classifier import Classifier, load, save
+from doggos_helpers.settings import Settings
+from doggos_helpers.train.classifier import Classifier
 from doggos_helpers.train.shard import LABEL, ROWS, Shard
 
-RESUME = "resume.pt"  # of the optimizer and the epochs so far; no code
-Batches = Iterable[dict[str, Any]]
+STATE = "state.pt"  # a checkpoint's file, without code
+SHARD_BYTES = 2 * 2**30  # of vectors in a worker, where memory_per_worker isn't set
+FLOAT32_BYTES = 4
 
 
-def train_epoch(
-    model: nn.Module, batches: Batches, optimizer: torch.optim.Optimizer
+def run_epoch(
+    model: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    optimizer: torch.optim.Optimizer | None = None,
+    clip_norm: float = 0,
 ) -> list[float]:
-    """Train on each batch once.
+    """Train on each batch once or, without an optimizer, only measure.
 
     Args:
         model: Gives logits [n, classes].
         batches: Of a `Shard`.
         optimizer: Of the model's parameters.
+        clip_norm: How long a gradient may be; 0: as long as it comes.
 
     Returns:
-        The sums of the loss and of the correct answers, and the number of rows.
+        Sums over rows: of the loss, of its square, of correct answers, and of ones.
     """
-    model.train()
-    sums = [0.0, 0.0, 0.0]
-    for batch in batches:
-        logits = model(batch[EMBEDDING])
-        loss = nn.functional.cross_entropy(logits, batch[LABEL], reduction="sum")
-        optimizer.zero_grad()
-        (loss / batch[ROWS]).backward()
-        optimizer.step()
-        _add(sums, loss, logits, batch[LABEL])
-    return sums
-
-
-def validate(model: nn.Module, batches: Batches) -> list[float]:
-    """Measure the model on each batch; same arguments and sums as `train_epoch`."""
-    model.eval()
-    sums = [0.0, 0.0, 0.0]
-    with torch.no_grad():
+    model.train(optimizer is not None)
+    device = next(model.parameters()).device
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    with torch.set_grad_enabled(optimizer is not None):
         for batch in batches:
-            logits = model(batch[EMBEDDING])
-            loss = nn.functional.cross_entropy(logits, batch[LABEL], reduction="sum")
-            _add(sums, loss, logits, batch[LABEL])
-    return sums
+            vectors, labels = batch[EMBEDDING], batch[LABEL]
+            with torch.autocast("cuda", torch.bfloat16, enabled=vectors.is_cuda):
+                logits = model(vectors)
+            losses = cross_entropy(logits.float(), labels, reduction="none")
+            if optimizer:
+                optimizer.zero_grad()
+                (losses.sum() / batch[ROWS]).backward()
+                if clip_norm:
+                    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+                optimizer.step()
+            losses, right = losses.detach(), logits.argmax(dim=1) == labels
+            each = torch.stack([losses, losses**2, right, torch.ones_like(losses)])
+            sums += each.sum(dim=1)  # item() would wait for a GPU in each step
+    return sums.tolist()
 
 
-def _add(
-    sums: list[float], loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
-) -> None:
-    sums[0] += loss.item()
-    sums[1] += (logits.argmax(dim=1) == labels).sum().item()
-    sums[2] += len(labels)
+def train_loop(config: dict[str, Any]) -> None:
+    """Train each candidate, one after the other. Runs in each Ray Train worker.
 
-
-def train_loop(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Train one of the replicas of the model. Runs in each Ray Train worker.
+    Each epoch leaves a checkpoint with `history`, the metrics of the epochs so far over
+    all workers, `best`, the weights of each candidate's best epoch, and `kept`, what
+    to go on with.
 
     Args:
-        config: As `loop_config` makes it.
-
-    Returns:
-        The metrics of each epoch, over all workers.
+        config: The `inputs` of the training, and the `stage` of the worker plan.
 
     Raises:
         ModelError: The loss is no longer a number.
     """
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(config["threads"])
-    torch.manual_seed(config["seed"])
-    model = Classifier(**config["layers"])
-    part = {**config["rows"], "rank": rank, "world": world, "device": device}
-    train_rows, val_rows = (Shard(split=s, **part) for s in ("train", "val"))
-    state = _resume(model)
-    history: list[dict[str, Any]] = state["history"]
-    if not history:
-        model.standardise(*_moments(train_rows, config["batch_size"]))
-    replica = ray.train.torch.prepare_model(model)
-    optimizer = torch.optim.AdamW(replica.parameters(), lr=config["learning_rate"])
-    if history:
-        optimizer.load_state_dict(state["optimizer"])
+    inputs, stage = config["inputs"], config["stage"]
+    torch.set_num_threads(stage.threads)
+    context, size = ray.train.get_context(), stage.batch_size
+    vector = FLOAT32_BYTES * inputs.contents.dimension
+    part = {
+        "classes": inputs.classes,
+        "rank": context.get_world_rank(),
+        "world": context.get_world_size(),
+        "most_rows": (stage.memory // 2 or SHARD_BYTES) // vector,
+        "device": ray.train.torch.get_device(),
+    }
+    rows = [Shard(inputs.contents, split, **part) for split in ("train", "val")]
+    moments, state = moments_of(rows[0], size), restored()
+    history, best = state["history"], state["best"]
+    for name, model in inputs.candidates().items():
+        model.standardise(*moments)
+        past = [metrics for metrics in history if metrics["candidate"] == name]
+        kept = state["kept"] if past and past[-1] == history[-1] else ()
+        for metrics, now in epochs_of(model, rows, inputs.settings, size, past, kept):
+            history.append({"candidate": name, "attempt": state["attempt"]} | metrics)
+            past.append(history[-1])
+            if metrics["val_loss"] == min(m["val_loss"] for m in past):
+                weights = model.state_dict().items()
+                best[name] = {k: v.cpu().clone() for k, v in weights}
+            report(history[-1], state | {"kept": now})
 
-    size = config["batch_size"]
-    for epoch in range(len(history) + 1, config["epochs"] + 1):
-        seed = (config["seed"] + epoch) * world + rank  # each worker its own
+
+def epochs_of(
+    model: Classifier,
+    rows: Sequence[Shard],
+    settings: Settings,
+    size: int,
+    past: list[dict[str, Any]],
+    kept: Iterable[Any] = (),
+) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Train a network, epoch by epoch, until `finished` says so.
+
+    What is random follows from the seed, the epoch and the worker's rank, so that a run
+    that goes on from a checkpoint ends where an undisturbed one does.
+
+    Args:
+        model: The same on each worker.
+        rows: Those to learn from, and those to be measured on.
+        settings: How to train.
+        size: Rows of a batch.
+        past: The metrics of the epochs so far; the caller adds each new one.
+        kept: What was yielded last, to go on from.
+
+    Yields:
+        The metrics of an epoch, and the state of network, optimizer and schedule.
+    """
+    alone = not dist.is_initialized()  # as in a trial of a sweep
+    replica = model if alone else ray.train.torch.prepare_model(model)
+    rate, lowest = settings.learning_rate, settings.learning_rate * settings.rate_at_end
+    optimizer = torch.optim.AdamW(replica.parameters(), lr=rate, fused=True)
+    schedule = CosineAnnealingLR(optimizer, settings.epochs, eta_min=lowest)
+    parts: Any = (model, optimizer, schedule)
+    for part, state in zip(parts, kept, strict=False):
+        part.load_state_dict(state)
+    while not finished(past, settings):
+        epoch = len(past) + 1  # each worker and epoch has a seed of its own
+        seed = (settings.seed + epoch) * rows[0].world + rows[0].rank
         torch.manual_seed(seed)  # of dropout
-        trained = train_epoch(replica, train_rows.batches(size, seed), optimizer)
-        measured = validate(model, val_rows.batches(size))
-        history.append({"epoch": epoch} | _over_all_workers(trained, measured))
-        _report(model, optimizer, history, config)
-    return history
+        batches = rows[0].batches(size, seed)
+        trained = run_epoch(replica, batches, optimizer, settings.clip_norm)
+        schedule.step()
+        measured = run_epoch(model, rows[1].batches(size))
+        metrics = {"epoch": epoch} | together(trained, measured)
+        yield metrics, [part.state_dict() for part in parts]
 
 
-def _moments(rows: Shard, size: int) -> tuple[np.ndarray, np.ndarray]:
+def finished(past: list[dict[str, Any]], settings: Settings) -> bool:
+    """Tell whether a candidate has had its epochs, or no longer gets better."""
+    losses = [metrics["val_loss"] for metrics in past]
+    waited = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+    return len(past) >= settings.epochs or waited >= settings.patience > 0
+
+
+def gathered(mine: Any) -> list[Any]:
+    """Return what each worker has, by rank; all of them call it at the same time."""
+    if not dist.is_initialized():
+        return [mine]
+    all_of_them: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(all_of_them, mine)
+    return all_of_them
+
+
+def moments_of(rows: Shard, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation, float64 [d], of the rows of all workers."""
-    import torch.distributed as dist
-
-    sums = torch.zeros(2, rows.contents.dimension, dtype=torch.float64)
-    sums = sums.to(rows.device)
+    sums = np.zeros((2, rows.contents.dimension))
     for batch in rows.batches(size):
-        vectors = batch[EMBEDDING].double()
-        sums += torch.stack([vectors.sum(dim=0), vectors.square().sum(dim=0)])
-    dist.all_reduce(sums)
-    mean, square = (sums / rows.total).cpu().numpy()
+        vectors = batch[EMBEDDING].cpu().numpy().astype(np.float64)
+        sums += vectors.sum(axis=0), (vectors**2).sum(axis=0)
+    mean, square = sum(gathered(sums)) / rows.total
     return mean, np.sqrt(np.maximum(square - mean**2, 0)) + 1e-6
 
 
-def _over_all_workers(trained: list[float], measured: list[float]) -> dict[str, Any]:
-    """Add up the sums of all workers (an all-reduce), and divide."""
-    import torch.distributed as dist
-
-    sums = torch.tensor([*trained, *measured], dtype=torch.float64)
-    sums = sums.to(ray.train.torch.get_device())
-    dist.all_reduce(sums)
-    loss, correct, rows, val_loss, val_correct, val_rows = sums.tolist()
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, (this_node(), int(trained[2])))
-    nodes = {node: sum(n for name, n in parts if name == node) for node, _ in parts}
-    if not math.isfinite(val_loss):
+def together(trained: list[float], measured: list[float]) -> dict[str, Any]:
+    """Add up the sums of all workers, and divide: means, and the error of the loss."""
+    nodes: Counter[str] = Counter()
+    workers = gathered((this_node(), trained, measured))
+    for node, (*_, seen), _ in workers:
+        nodes[node] += int(seen)
+    told: dict[str, Any] = {"time_ms": time.time_ns() // 10**6, "nodes": dict(nodes)}
+    for place, split in enumerate(("train", "val"), start=1):
+        columns = zip(*(worker[place] for worker in workers), strict=True)
+        loss, square, correct, rows = map(sum, columns)
+        mean, told[f"{split}_rows"] = loss / rows, int(rows)
+        error = math.sqrt(max(square / rows - mean**2, 0) / rows)
+        told |= {f"{split}_loss": mean, f"{split}_error": error}
+        told[f"{split}_accuracy"] = correct / rows
+    if not math.isfinite(told["val_loss"]):
         raise ModelError(
             "the validation loss is no longer a number",
             "learning_rate",
             "Set a smaller one (DOGGOS_LEARNING_RATE)",
         )
-    return {
-        "train_loss": loss / rows,
-        "train_accuracy": correct / rows,
-        "val_loss": val_loss / val_rows,
-        "val_accuracy": val_correct / val_rows,
-        "train_rows": int(rows),
-        "val_rows": int(val_rows),
-        "nodes": nodes,
-    }
+    return told
 
 
-def _report(
-    model: Classifier,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, Any]],
-    config: dict[str, Any],
-) -> None:
-    """Report the last epoch; rank 0 adds a checkpoint, from which Ray can resume."""
-    last = history[-1]
-    with tempfile.TemporaryDirectory() as name:
-        checkpoint = None
-        if ray.train.get_context().get_world_rank() == 0:
-            folder = UPath(name)
-            about = config["about"] | {k: last[k] for k in ("epoch", "val_loss")}
-            save(model, folder, config["rows"]["classes"], **about)
-            state = {"optimizer": optimizer.state_dict(), "history": history}
-            torch.save(state, Path(name, RESUME))
-            checkpoint = ray.train.Checkpoint.from_directory(name)
-        ray.train.report(last, checkpoint=checkpoint)
-
-
-def _resume(model: Classifier) -> dict[str, Any]:
-    """Take the weights of the checkpoint that Ray resumes from; return its state."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return {"history": []}
+def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read what a checkpoint holds."""
     with checkpoint.as_directory() as folder:
-        model.load_state_dict(load(UPath(folder))[0].state_dict())
-        return torch.load(Path(folder, RESUME), weights_only=True)
+        return torch.load(Path(folder, STATE), map_location="cpu", weights_only=True)
+
+
+def restored() -> dict[str, Any]:
+    """Return the state of the checkpoint that Ray goes on from, or an empty one."""
+    if checkpoint := ray.train.get_checkpoint():
+        state = state_of(checkpoint)
+        return state | {"attempt": state["attempt"] + 1}
+    return {"history": [], "best": {}, "attempt": 1}
+
+
+def report(metrics: dict[str, Any], state: dict[str, Any]) -> None:
+    """Report an epoch; rank 0 adds a checkpoint, written while the next epoch runs."""
+    checkpoint = None
+    if ray.train.get_context().get_world_rank() == 0:
+        folder = tempfile.mkdtemp()  # Ray deletes it
+        torch.save(state, Path(folder, STATE))
+        checkpoint = Checkpoint.from_directory(folder)
+    in_background = CheckpointUploadMode.ASYNC
+    ray.train.report(metrics, checkpoint, checkpoint_upload_mode=in_background)

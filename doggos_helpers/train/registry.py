@@ -5,23 +5,21 @@ lies on storage that every node sees.
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 from upath import UPath
 
 from doggos_helpers.errors import ModelError, StorageError
 from doggos_helpers.settings import Settings
-from doggos_helpers.train.classifier import LABELS, WEIGHTS, describe
+from doggos_helpers.train.classifier import LABELS, describe
 from doggos_helpers.train.tracking import explained, open_tracking
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-
-CHAMPION = "champion"
-ARTIFACT = "classifier"
+CHAMPION, PREVIOUS = "champion", "previous"  # aliases
+TRAIN_FIRST = "Run notebook 04_training or `python -m doggos_helpers.train` first"
 
 
 @dataclass(frozen=True)
@@ -30,11 +28,19 @@ class Version:
 
     version: int
     folder: UPath
-    champion: bool
+    run_id: str
+    alias: str = ""
     verdict: str = ""
 
+    @property
+    def champion(self) -> bool:
+        """Whether it is the one in use."""
+        return self.alias == CHAMPION
 
-def register(settings: Settings, run_id: str, folder: UPath) -> Version:
+
+def register(
+    settings: Settings, run_id: str, folder: UPath, others: Iterable[UPath] = ()
+) -> Version:
     """Register a saved classifier, and make it champion unless it is worse.
 
     It is worse if the present champion has a lower validation loss on the same data
@@ -44,55 +50,85 @@ def register(settings: Settings, run_id: str, folder: UPath) -> Version:
         settings: Which registry, which model name.
         run_id: The MLflow run that made it, still open.
         folder: With the safetensors and JSON file of the classifier.
+        others: Folders of classifiers to keep beside it.
     """
     from mlflow.exceptions import MlflowException
+    from mlflow.models import Model, infer_signature
 
     client, about = open_tracking(settings.tracking), describe(folder)
     name, loss = settings.registered_model, about["val_loss"]
+    verdict, wins = _compare(about, named(settings, CHAMPION))
+    takes = np.zeros((1, about["dimension"]), np.float32)
+    gives = np.zeros((1, len(about["classes"])), np.float32)
+    signature: Any = infer_signature(takes, gives)
+    Model(signature=signature).save(str(folder / "MLmodel"))
     with explained(settings.tracking):
-        for file in (WEIGHTS, LABELS):
-            client.log_artifact(run_id, str(folder / file), ARTIFACT)
+        for one in (folder, *others):
+            client.log_artifacts(run_id, str(one), one.name)
         client.log_metric(run_id, "best_val_loss", loss, step=about["epoch"])
         with contextlib.suppress(MlflowException):  # it exists from the second time on
             client.create_registered_model(name)
-        made = client.create_model_version(
-            name,
-            source=f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
-            run_id=run_id,
-            tags={"val_loss": str(loss), "fingerprint": about["fingerprint"]},
-        )
-    verdict, wins = _compare(about, _champion(client, settings))
+        source = f"{client.get_run(run_id).info.artifact_uri}/{folder.name}"
+        tags = {"val_loss": str(loss), "fingerprint": about["fingerprint"]}
+        made = client.create_model_version(name, source, run_id, tags=tags)
+    version = int(made.version)
     if wins:
-        promote(settings, int(made.version))
-    return Version(int(made.version), _folder(made), wins, verdict)
+        promote(settings, version)
+    alias = CHAMPION if wins else ""
+    return Version(version, _folder(made), run_id, alias, verdict)
 
 
 def promote(settings: Settings, version: int) -> None:
-    """Give a registered version the alias `champion`; the way back, too.
+    """Give a registered version the alias `champion`, and the old one `previous`.
 
     Raises:
         ModelError: There is no such version.
     """
-    name, known = settings.registered_model, [v.version for v in versions(settings)]
-    if version not in known:
-        fix = f"Choose one of {known}" if known else "Run notebook 04_training first"
+    name, known = settings.registered_model, versions(settings)
+    if version not in (numbers := [v.version for v in known]):
+        fix = f"Choose one of {numbers}" if numbers else TRAIN_FIRST
         raise ModelError(f"there is no version {version}", name, fix)
     with explained(settings.tracking):
         client = open_tracking(settings.tracking)
+        for before in known:
+            if before.champion and before.version != version:
+                client.set_registered_model_alias(name, PREVIOUS, str(before.version))
         client.set_registered_model_alias(name, CHAMPION, str(version))
+
+
+def rollback(settings: Settings) -> Version:
+    """Make the champion before the present one champion again, and return it.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if before := named(settings, PREVIOUS):
+        promote(settings, before.version)
+        return before
+    what = "there was no champion before the present one"
+    raise ModelError(what, settings.registered_model, "Promote a version by its number")
 
 
 def versions(settings: Settings) -> list[Version]:
     """List the registered versions, the newest first."""
-    client = open_tracking(settings.tracking)
-    current = _champion(client, settings)
+    client, only = (
+        open_tracking(settings.tracking),
+        f"name = '{settings.registered_model}'",
+    )
     with explained(settings.tracking):
-        found = client.search_model_versions(f"name = '{settings.registered_model}'")
-    number = current.version if current else None
-    made = [
-        Version(int(v.version), _folder(v), int(v.version) == number) for v in found
+        found = client.search_model_versions(only)
+        models = client.search_registered_models(only)
+    aliases = {int(v): name for one in models for name, v in one.aliases.items()}
+    numbered = sorted(((int(v.version), v) for v in found), key=lambda v: -v[0])
+    return [
+        Version(number, _folder(v), v.run_id or "", aliases.get(number, ""))
+        for number, v in numbered
     ]
-    return sorted(made, key=lambda v: -v.version)
+
+
+def named(settings: Settings, alias: str) -> Version | None:
+    """Return the version of an alias, or None."""
+    return next((v for v in versions(settings) if v.alias == alias), None)
 
 
 def champion(settings: Settings) -> Version:
@@ -101,24 +137,25 @@ def champion(settings: Settings) -> Version:
     Raises:
         StorageError: There is none yet, or its folder is gone.
     """
-    found = _champion(open_tracking(settings.tracking), settings)
+    found = named(settings, CHAMPION)
     if found and (found.folder / LABELS).is_file():
         return found
     raise StorageError(
         "the champion's folder is gone" if found else "no champion is registered yet",
         str(found.folder) if found else f"{settings.registered_model}@{CHAMPION}",
-        "Run notebook 04_training or `python -m doggos_helpers.train` first",
+        TRAIN_FIRST,
     )
 
 
-def _champion(client: "MlflowClient", settings: Settings) -> Version | None:
-    name = settings.registered_model
+def record(settings: Settings, version: Version, metrics: dict[str, Any]) -> None:
+    """Log the metrics of an evaluation to the MLflow run of a version."""
+    client = open_tracking(settings.tracking)
     with explained(settings.tracking):
-        registered = client.search_registered_models(f"name = '{name}'")
-        if not any(CHAMPION in model.aliases for model in registered):
-            return None
-        found = client.get_model_version_by_alias(name, CHAMPION)
-    return Version(int(found.version), _folder(found), champion=True)
+        client.log_dict(version.run_id, metrics, "evaluation/metrics.json")
+        client.set_tag(version.run_id, "predictions", str(settings.evaluation_dir))
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                client.log_metric(version.run_id, f"test/{name}", value)
 
 
 def _folder(version: Any) -> UPath:

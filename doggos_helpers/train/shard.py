@@ -1,11 +1,13 @@
 """The rows that one of several workers learns from or is measured on."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
@@ -22,7 +24,6 @@ from doggos_helpers.errors import StorageError
 LABEL = "label"
 ROWS = "rows"  # of an average step, by worker: what a loss is divided by
 READERS = 4  # files read at a time
-Rows = tuple[torch.Tensor, torch.Tensor]
 
 
 class Shard:
@@ -55,11 +56,18 @@ class Shard:
     ) -> None:
         """Work out which rows; nothing is read."""
         self.contents, self.split, self.classes = contents, split, classes
-        self.world, self.most_rows, self.device = world, most_rows, device
+        self.rank, self.world, self.device = rank, world, device
+        stops = itertools.accumulate(count[split] for count in contents.files.values())
+        self.files = [
+            (path, stop - count[split], stop)
+            for (path, count), stop in zip(contents.files.items(), stops, strict=True)
+        ]
         self.total = contents.rows(split)
         self.first = self.total * rank // world
         self.last = self.total * (rank + 1) // world
-        self.kept: Rows | None = None
+        self.most_rows, self.fits = most_rows, len(self) <= most_rows
+        # Of rows that fit, all stretches are kept.
+        self.rows = functools.cache(self._read) if self.fits else self._read
 
     def __len__(self) -> int:
         """Return the number of rows of this worker."""
@@ -85,64 +93,40 @@ class Shard:
         """
         steps = math.ceil(self.total / (size * self.world))
         edges = [self.first + len(self) * step // steps for step in range(steps + 1)]
-        fits = len(self) <= self.most_rows
-        each = steps if fits else max(1, steps * self.most_rows // (2 * len(self)))
+        each = max(1, steps * self.most_rows // (2 * max(1, len(self))))
         stretches = [edges[i : i + each + 1] for i in range(0, steps, each)]
-        random = np.random.default_rng(seed)
+        order = np.random.default_rng(seed)
         if seed is not None:
-            random.shuffle(stretches)
-        for bounds, (vectors, labels) in self._loaded(stretches, keep=fits):
-            order = np.arange(len(labels))
-            if seed is not None:
-                random.shuffle(order)
-            places = torch.as_tensor(order, device=self.device)
-            for low, high in itertools.pairwise(bounds):
-                chosen = places[low - bounds[0] : high - bounds[0]]
-                batch = {EMBEDDING: vectors[chosen], LABEL: labels[chosen]}
-                yield batch | {ROWS: self.total / (steps * self.world)}
-
-    def _loaded(
-        self, stretches: list[list[int]], keep: bool
-    ) -> Iterator[tuple[list[int], Rows]]:
-        if keep:
-            self.kept = self.kept or self._read(self.first, self.last)
-            yield from ((bounds, self.kept) for bounds in stretches)
-            return
+            order.shuffle(stretches)
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(self._read, stretches[0][0], stretches[0][-1])
+            coming = reader.submit(self.rows, stretches[0][0], stretches[0][-1])
             for bounds, after in itertools.zip_longest(stretches, stretches[1:]):
-                rows = coming.result()
+                vectors, labels = coming.result()
                 if after:
-                    coming = reader.submit(self._read, after[0], after[-1])
-                yield bounds, rows
+                    coming = reader.submit(self.rows, after[0], after[-1])
+                places = np.arange(len(labels))
+                if seed is not None:
+                    order.shuffle(places)
+                for low, high in itertools.pairwise(bounds):
+                    chosen = torch.as_tensor(places[low - bounds[0] : high - bounds[0]])
+                    chosen = chosen.to(self.device)
+                    batch = {EMBEDDING: vectors[chosen], LABEL: labels[chosen]}
+                    yield batch | {ROWS: self.total / (steps * self.world)}
 
-    def _read(self, first: int, last: int) -> Rows:
-        """Read the rows from `first` to `last` of the split."""
-        vectors = np.empty((last - first, self.contents.dimension), np.float32)
-        labels = np.empty(last - first, np.int64)
+    def _read(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read a stretch: the rows from `first` to `last` of the split."""
+        # Where there are no rows, one file more: an empty table has their shape.
+        end, files = max(last, first + 1), self.files
+        here = [f for f in files if f[1] < end and f[2] > max(first, f[1])]
         wanted = LABELLED & (pc.field(SPLIT) == self.split)
-
-        def fill(path: str, start: int, stop: int) -> None:
-            rows = read_file(self.contents.folder, path, wanted)
-            if len(rows) != stop - start:
-                what = f"{len(rows)} rows where there were {stop - start}"
-                raise StorageError(what, path, "Embed and train one after the other")
-            low, high = max(first, start), min(last, stop)
-            names = rows[CLASS].to_numpy()[low - start : high - start]
-            found = vectors_of(rows)[low - start : high - start]
-            vectors[low - first : high - first] = found
-            labels[low - first : high - first] = np.searchsorted(self.classes, names)
-
         with ThreadPoolExecutor(READERS) as pool:
-            asked, start = [], 0
-            for path, count in self.contents.files.items():
-                stop = start + count[self.split]
-                if max(first, start) < min(last, stop):
-                    asked.append(pool.submit(fill, path, start, stop))
-                start = stop
-            for one in asked:
-                one.result()
-        return (
-            torch.as_tensor(vectors, device=self.device),
-            torch.as_tensor(labels, device=self.device),
-        )
+            read = functools.partial(read_file, self.contents.folder, rows=wanted)
+            table = pa.concat_tables(pool.map(read, [file[0] for file in here]))
+        start, stop = here[0][1], here[-1][2]
+        if len(table) != stop - start:
+            what = f"{len(table)} rows where there were {stop - start}"
+            raise StorageError(what, here[0][0], "Embed and train one after the other")
+        table = table.slice(first - start, last - first)
+        labels = np.searchsorted(self.classes, table[CLASS].to_numpy())
+        rows = torch.tensor(vectors_of(table)), torch.tensor(labels)
+        return rows[0].to(self.device), rows[1].to(self.device)

@@ -1,9 +1,12 @@
 """Training as a stage: from the stored embeddings to a registered classifier."""
 
+import math
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from upath import UPath
 
 from doggos_helpers.artefacts import write_run
@@ -15,9 +18,18 @@ from doggos_helpers.data.listing import labels_problem
 from doggos_helpers.embed.table import Contents, read_contents, read_record
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
+from doggos_helpers.train.classifier import Classifier, save
+from doggos_helpers.train.loop import state_of
 from doggos_helpers.train.registry import register
-from doggos_helpers.train.tracking import open_tracking, tracked_run
+from doggos_helpers.train.tracking import log_epochs, open_tracking, tracked_run
 from doggos_helpers.train.trainer import build_trainer, fit
+
+BEST = ("candidate", "epoch", "val_loss", "val_error", "val_accuracy")
+SURE = 1.96  # standard errors on either side hold 95 of 100
+TOLD = (
+    *("dataset", "model", "epochs", "patience", "learning_rate", "rate_at_end"),
+    *("hidden_units", "dropout", "clip_norm", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,16 @@ class TrainInputs:
     contents: Contents
     classes: list[str]
     embedded: dict[str, Any]
+
+    def candidates(self) -> dict[str, Classifier]:
+        """Make what is to be trained, the simplest first: a linear probe, a network."""
+        units = {"linear": 0, "network": self.settings.hidden_units}
+        made = {}
+        for name in ("linear", "network") if units["network"] else ("linear",):
+            torch.manual_seed(self.settings.seed)
+            shape = (self.contents.dimension, units[name], len(self.classes))
+            made[name] = Classifier(*shape, dropout=self.settings.dropout)
+        return made
 
 
 def check(settings: Settings) -> TrainInputs:
@@ -50,7 +72,7 @@ def check(settings: Settings) -> TrainInputs:
 
 
 def train(inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
-    """Train a classifier on the embeddings, and register its best epoch.
+    """Train the candidates on the embeddings, and register the better one.
 
     Args:
         inputs: From `check`.
@@ -71,17 +93,19 @@ def train(inputs: TrainInputs, cluster: Cluster) -> dict[str, Any]:
 
 def run_params(inputs: TrainInputs, plan: WorkerPlan) -> dict[str, Any]:
     """Choose what MLflow shows about a training: all that its result depends on."""
-    names = ("dataset", "model", "epochs", "learning_rate", "hidden_units", "dropout")
-    shown, stage = inputs.settings.shown(), plan.train
-    chosen = {name: shown[name] for name in (*names, "seed")}
-    chosen |= {"workers": stage.workers, "batch_size": stage.batch_size}
-    return chosen | {"fingerprint": inputs.embedded["fingerprint"]}
+    shown, stage, embedded = inputs.settings.shown(), plan.train, inputs.embedded
+    told = {name: shown[name] for name in TOLD} | {"workers": stage.workers}
+    told |= {f"encoder_{name}": value for name, value in embedded["encoder"].items()}
+    return told | {
+        "batch_size": stage.batch_size,
+        "fingerprint": embedded["fingerprint"],
+    }
 
 
 def conclude(
     inputs: TrainInputs, result: Any, run_id: str, started: float
 ) -> dict[str, Any]:
-    """Register the best checkpoint of a `fit` and write the run record.
+    """Register the better candidate of a `fit` and write the run record.
 
     Args:
         inputs: Of the training.
@@ -89,27 +113,39 @@ def conclude(
         run_id: The MLflow run, still open.
         started: `time.time()` at the start.
     """
-    settings, contents = inputs.settings, inputs.contents
-    history = result.return_value
-    best = min(history, key=lambda metrics: metrics["val_loss"])
-    checkpoint = result.get_best_checkpoint("val_loss", "min")
-    with checkpoint.as_directory() as folder:
-        version = register(settings, run_id, UPath(folder))
+    state, settings = state_of(result.checkpoint), inputs.settings
+    history = state["history"]
+    log_epochs(settings.tracking, run_id, history)
+    # The best epoch of each candidate; of equal ones the last.
+    ordered = sorted(history, key=lambda metrics: -metrics["val_loss"])
+    epochs = {metrics["candidate"]: metrics for metrics in ordered}
+    chosen, why = choose(epochs)
+    best = epochs[chosen]
+    record = {"fingerprint": inputs.embedded["fingerprint"]}
+    with tempfile.TemporaryDirectory() as place:
+        folders = {name: UPath(place, name) for name in epochs}
+        for name, model in inputs.candidates().items():
+            model.load_state_dict(state["best"][name])
+            about = record | {key: epochs[name][key] for key in BEST}
+            about["encoder"] = inputs.embedded["encoder"]["model"]
+            save(model, folders[name], inputs.classes, **about)
+        folder = folders.pop(chosen)
+        version = register(settings, run_id, folder, folders.values())
+    counts: dict[str, int] = {}
+    for split in ("train", "val"):
+        seen = {f"{split}_seen": best[f"{split}_rows"]}
+        counts |= {split: inputs.contents.rows(split)} | seen
     return write_run(
         settings.training_dir,
         "train",
         settings,
         started,
-        fingerprint=inputs.embedded["fingerprint"],
-        counts={
-            "train": contents.rows("train"),
-            "train_seen": best["train_rows"],
-            "val": contents.rows("val"),
-            "val_seen": best["val_rows"],
-        },
+        **record,
+        counts=counts,
         nodes=best["nodes"],
         classes=inputs.classes,
-        best={k: best[k] for k in ("epoch", "val_loss", "val_accuracy")},
+        best={key: best[key] for key in BEST},
+        choice=why,
         chance=1 / len(inputs.classes),
         history=[{k: v for k, v in m.items() if k != "nodes"} for m in history],
         mlflow_run=run_id,
@@ -118,3 +154,17 @@ def conclude(
         verdict=version.verdict,
         classifier=str(version.folder),
     )
+
+
+def choose(epochs: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """Choose among the candidates by their best epochs, and say why.
+
+    The network has to be better by more than chance: the simpler one wins a tie.
+    """
+    linear, network = epochs["linear"], epochs.get("network")
+    if network is None:
+        return "linear", "it is the only candidate"
+    gain = linear["val_loss"] - network["val_loss"]
+    noise = SURE * math.hypot(linear["val_error"], network["val_error"])
+    told = f"the network lowers the validation loss by {gain:.3f} ± {noise:.3f}"
+    return ("network", told) if gain > noise else ("linear", f"{told}: a tie")

@@ -4,14 +4,14 @@ import contextlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.train import UserCallback
 from upath import UPath
 
-from doggos_helpers.artefacts import read_json, write_json
+from doggos_helpers.artefacts import write_json
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import StorageError, causes
 from doggos_helpers.lock import alone
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 UNFINISHED = "unfinished.json"
 CONNECT_S = 10
+SAMPLE_S = 5  # of CPU, memory, disk and network of the driver's node
 # MLflow would try a server that doesn't answer for many minutes.
 IMPATIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": str(CONNECT_S),
@@ -40,25 +41,19 @@ def open_tracking(uri: str) -> "MlflowClient":
     """
     # It logs the tables it makes, and a traceback of whatever it raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
     with explained(uri), environment(**IMPATIENT):
         if uri.startswith("sqlite:///"):
-            _check_reads(Path(uri.removeprefix("sqlite:///")))
+            file = Path(uri.removeprefix("sqlite:///"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.is_file():  # MLflow would try a locked one for minutes
+                with contextlib.closing(sqlite3.connect(file, CONNECT_S)) as database:
+                    database.execute("select count(*) from sqlite_master")
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
-
-
-def _check_reads(file: Path) -> None:
-    """Raise sqlite3.Error unless the database, if there is one, can be read.
-
-    MLflow would try a locked one fifteen times, for minutes.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_file():
-        with contextlib.closing(sqlite3.connect(file, timeout=CONNECT_S)) as database:
-            database.execute("select count(*) from sqlite_master")
 
 
 @contextlib.contextmanager
@@ -95,81 +90,102 @@ def tracked_run(settings: Settings, **params: Any) -> Iterator[str]:
     Raises:
         StorageError: MLflow can't be used.
     """
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
     client, note = open_tracking(settings.tracking), settings.training_dir / UNFINISHED
     with alone(settings, "train"):
         with explained(settings.tracking):
-            run_id = _unfinished(client, note, params)
-        if not run_id:
-            with explained(settings.tracking):
-                experiment_id = _experiment(client, settings)
-                run_id = client.create_run(experiment_id).info.run_id
-                for key, value in params.items():
-                    client.log_param(run_id, key, value)
-            write_json(note, {"params": params, "run_id": run_id})
+            run_id = _opened(client, settings, note, params)
+        seen = SystemMetricsMonitor(
+            run_id, SAMPLE_S, resume_logging=True, tracking_uri=settings.tracking
+        )
+        seen.start()
+        ended = "FAILED"
         try:
             yield run_id
-        except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            if not interrupted:
-                note.unlink(missing_ok=True)
-            # Should that fail too, the first error is the one to tell.
-            with contextlib.suppress(StorageError), explained(settings.tracking):
-                client.set_terminated(run_id, "KILLED" if interrupted else "FAILED")
+            ended = "FINISHED"
+        except KeyboardInterrupt:
+            ended = "KILLED"
             raise
-        note.unlink(missing_ok=True)
-        with explained(settings.tracking):
-            client.set_terminated(run_id, "FINISHED")
+        finally:
+            seen.finish()
+            if ended != "KILLED":
+                note.unlink(missing_ok=True)
+            # After an error it is that one that is to be told.
+            hidden = () if ended == "FINISHED" else (StorageError,)
+            with contextlib.suppress(*hidden), explained(settings.tracking):
+                client.set_terminated(run_id, ended)
 
 
-def _unfinished(client: "MlflowClient", note: UPath, params: dict[str, Any]) -> str:
-    """Open the run again that was to do the same and didn't end; return its id."""
+def experiment_name(settings: Settings) -> str:
+    """Name the experiment: one a data set and model pair and storage."""
+    return f"{settings.registered_model} in {settings.storage_root}"
+
+
+def _opened(
+    client: "MlflowClient", settings: Settings, note: UPath, params: dict[str, Any]
+) -> str:
+    """Open a run, or again the one that was to do the same and didn't end."""
+    from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
+    from mlflow.utils.git_utils import get_git_commit
 
-    if not note.is_file():
-        return ""
-    noted = read_json(note, "04_training")
-    if noted["params"] != json.loads(json.dumps(params)):
-        return ""
-    with contextlib.suppress(MlflowException):  # somebody deleted it
-        client.update_run(noted["run_id"], "RUNNING")
-        print(f"Going on with the training {noted['run_id']}.", flush=True)
-        return noted["run_id"]
-    return ""
-
-
-def _experiment(client: "MlflowClient", settings: Settings) -> str:
-    """Return the experiment's id: one a data set and model pair and storage."""
-    from mlflow.exceptions import MlflowException
-
-    name = f"{settings.registered_model} in {settings.storage_root}"
-    artifacts = (settings.training_dir / "mlflow").as_uri()
-    # It exists from the second time on; of two at once, one makes it.
-    with contextlib.suppress(MlflowException):
-        client.create_experiment(name, artifact_location=artifacts)
+    told = {name: str(value) for name, value in params.items()}
+    noted = json.loads(note.read_text()) if note.is_file() else {}
+    if noted.get("params") == told:
+        with contextlib.suppress(MlflowException):  # somebody deleted it
+            client.update_run(noted["run_id"], "RUNNING")
+            print(f"Going on with the training {noted['run_id']}.", flush=True)
+            return noted["run_id"]
+    name = experiment_name(settings)
     if found := client.get_experiment_by_name(name):
-        return found.experiment_id
-    return client.create_experiment(name, artifact_location=artifacts)
+        experiment = found.experiment_id
+    else:
+        artifacts = (settings.training_dir / "mlflow").as_uri()
+        experiment = client.create_experiment(name, artifact_location=artifacts)
+    commit = get_git_commit(str(Path(__file__).parent)) or "unknown"
+    tags = {"mlflow.source.git.commit": commit}
+    run_id = client.create_run(experiment, tags=tags).info.run_id
+    client.log_batch(run_id, params=[Param(*one) for one in told.items()])
+    write_json(note, {"params": told, "run_id": run_id})
+    return run_id
 
 
 class EpochLogger(UserCallback):
-    """Log the figures of each epoch to an MLflow run.
+    """Log the figures of each epoch to an MLflow run, while the training goes on.
 
-    Runs in Ray Train's controller, another process on the driver's node: it gets the
-    address and the run's id, not an open connection.
+    Runs in Ray Train's controller, another process on the driver's node. What a server
+    that is away misses is logged at the end, see `log_epochs`.
     """
 
     def __init__(self, tracking: str, run_id: str) -> None:
-        """Remember where to log."""
+        """Remember where to log; a connection could not travel."""
         self.tracking, self.run_id = tracking, run_id
-        self.client: MlflowClient | None = None
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        """Log the numbers of rank 0, which are those of all workers together."""
-        self.client = self.client or open_tracking(self.tracking)
-        with explained(self.tracking):
-            for key, value in metrics[0].items():
-                if isinstance(value, int | float) and key != "epoch":
-                    step = metrics[0]["epoch"]
-                    self.client.log_metric(self.run_id, key, value, step=step)
+        """Log what rank 0 says, which is of all workers together."""
+        with contextlib.suppress(StorageError), environment(**IMPATIENT):
+            log_epochs(self.tracking, self.run_id, metrics[:1])
+
+
+def log_epochs(uri: str, run_id: str, epochs: Iterable[dict[str, Any]]) -> None:
+    """Log the figures of epochs: those that are there already change nothing.
+
+    Raises:
+        StorageError: MLflow can't be used.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    with explained(uri):
+        client = MlflowClient(tracking_uri=uri)
+        for metrics in epochs:
+            step, at = metrics["epoch"], metrics["time_ms"]
+            found = [
+                Metric(f"{metrics['candidate']}/{name}", value, at, step)
+                for name, value in metrics.items()
+                if isinstance(value, float)
+            ]
+            client.log_batch(run_id, metrics=found)

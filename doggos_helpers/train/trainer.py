@@ -1,13 +1,13 @@
-"""What a training is made of: its inputs, the loop's configuration, the trainer."""
+"""The trainer: what a training is, described to Ray, and how it is run."""
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from doggos_helpers.cluster.plan import GIB, WorkerPlan
+from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.files import open_root
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
@@ -17,53 +17,19 @@ from doggos_helpers.train.tracking import EpochLogger
 if TYPE_CHECKING:
     from doggos_helpers.train.stage import TrainInputs
 
-SHARD_BYTES = 2 * GIB  # of vectors in a worker, where memory_per_worker isn't set
-FLOAT32_BYTES = 4
 FAILURES = 3  # of workers or their nodes that a training survives
-
-
-def loop_config(inputs: "TrainInputs", plan: WorkerPlan) -> dict[str, Any]:
-    """Collect what `train_loop` needs on a worker: plain values, and no rows."""
-    settings, stage, contents = inputs.settings, plan.train, inputs.contents
-    budget = stage.memory // 2 or SHARD_BYTES
-    return {
-        "layers": {
-            "dimension": contents.dimension,
-            "hidden_units": settings.hidden_units,
-            "classes": len(inputs.classes),
-            "dropout": settings.dropout,
-        },
-        "rows": {
-            "contents": contents,
-            "classes": inputs.classes,
-            "most_rows": budget // (FLOAT32_BYTES * contents.dimension),
-        },
-        "epochs": settings.epochs,
-        "learning_rate": settings.learning_rate,
-        "batch_size": stage.batch_size,
-        "threads": stage.threads,
-        "seed": settings.seed,
-        "about": {
-            "pair": settings.pair,
-            "fingerprint": inputs.embedded["fingerprint"],
-            "encoder": inputs.embedded["encoder"]["model"],
-        },
-    }
+KEPT = 2  # checkpoints: those of the lowest losses, and the last one
 
 
 def scaling_config(plan: WorkerPlan) -> train.ScalingConfig:
     """Say how many workers Ray Train starts, and what each reserves."""
-    stage, on_gpu = plan.train, plan.train.gpus > 0
-    resources: dict[str, float] = {"CPU": stage.cpus}
-    if on_gpu:
-        resources["GPU"] = stage.gpus
-    if stage.memory:
-        resources["memory"] = stage.memory
+    stage = plan.train
+    each = {"CPU": stage.cpus, "GPU": stage.gpus, "memory": stage.memory}
     return train.ScalingConfig(
         num_workers=stage.workers,
-        use_gpu=on_gpu,
-        resources_per_worker=resources,
-        placement_strategy="PACK" if on_gpu else "SPREAD",
+        use_gpu=stage.gpus > 0,
+        resources_per_worker={name: amount for name, amount in each.items() if amount},
+        placement_strategy="PACK" if stage.gpus else "SPREAD",
         accelerator_type=plan.accelerator_type or None,
     )
 
@@ -81,7 +47,7 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
     filesystem, runs = open_root(str(settings.training_dir / "runs"))
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type]
-        train_loop_config=loop_config(inputs, plan),
+        train_loop_config={"inputs": inputs, "stage": plan.train},
         scaling_config=scaling_config(plan),
         # NCCL refuses two workers on one GPU.
         torch_config=TorchConfig(backend="nccl" if plan.train.gpus >= 1 else "gloo"),
@@ -90,7 +56,7 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
             storage_path=runs,
             storage_filesystem=filesystem,
             checkpoint_config=train.CheckpointConfig(
-                num_to_keep=1,
+                num_to_keep=KEPT,
                 checkpoint_score_attribute="val_loss",
                 checkpoint_score_order="min",
             ),
@@ -104,9 +70,9 @@ def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> Torch
 def fit(trainer: TorchTrainer) -> train.Result:
     """Run `trainer.fit()` without its waits, and leave Ctrl-C as it was.
 
-    An epoch's report waits until Ray Train asks the workers for it, every two seconds
-    by default. It also installs a SIGINT handler that it never takes away, and that
-    ends the process with status 0.
+    Ray Train asks the workers for their reports every two seconds by default. It also
+    installs a SIGINT handler that it never takes away, and that ends the process with
+    status 0.
 
     Raises:
         DoggosError: One that a worker raised, as itself.
@@ -114,7 +80,7 @@ def fit(trainer: TorchTrainer) -> train.Result:
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
-        with unwrapped(), environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2"):
+        with unwrapped(), environment(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1"):
             return trainer.fit()
     except SystemExit:
         raise KeyboardInterrupt from None

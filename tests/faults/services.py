@@ -9,11 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
 from doggos_helpers.artefacts import read_json, write_json
 from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.embed.table import read_embeddings
+from doggos_helpers.evaluate.prediction import IS_COPY, read_predictions
 from doggos_helpers.settings import Settings
-from doggos_helpers.train.classifier import LABELS, WEIGHTS, Classifier, save
+from doggos_helpers.train.classifier import LABELS, WEIGHTS, Classifier, load, save
 from doggos_helpers.train.registry import register
 from doggos_helpers.train.tracking import open_tracking, tracked_run
 from tests.faults.case import Case, Outcome, Place
@@ -191,6 +197,48 @@ def weights_cut(place: Place) -> Sequence[str]:
     return ["evaluate"]
 
 
+def picture_in_two_splits(place: Place) -> Sequence[str]:
+    """Put a picture into train, smaller into val, and encoded anew into test."""
+    place.environment["DOGGOS_DATASET"] = str(place.folder / "dogs")
+    champion(place)
+    settings = settings_of(place)
+    [file] = (settings.embeddings_dir / "table").rglob("*.parquet")
+    table = pq.read_table(file).to_pandas()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC)
+    first = {split: rows.index[0] for split, rows in table.groupby("split")}
+    for split, size in (
+        ("train", (320, 240)),
+        ("val", (160, 120)),
+        ("test", (320, 240)),
+    ):
+        path = Path(settings.dataset) / table.path[first[split]]
+        path.parent.mkdir(parents=True)
+        picture.resize(size).save(path, quality=60)
+        table.at[first[split], "embedding"] = table.embedding[first["train"]]
+    table.to_parquet(file)
+    return ["evaluate"]
+
+
+def logged(place: Place, outcome: Outcome) -> None:
+    """The pairs are in the table, and MLflow has the figures."""
+    settings = settings_of(place)
+    copies = read_predictions(settings, IS_COPY)
+    assert {path.partition("/")[0] for path in copies["path"]} == {"val", "test"}
+    assert len(set(copies["path"]) | set(copies["copy_of"])) == 3
+
+
+def weights_without_numbers(place: Place) -> Sequence[str]:
+    folder = champion(place)
+    model, classes = load(folder)
+    with torch.no_grad():
+        model.layers[0].weight[0] = float("nan")
+    about = json.loads((folder / LABELS).read_text())
+    known = ("encoder", "fingerprint", "val_loss", "epoch")
+    save(model, folder, classes, **{key: about[key] for key in known})
+    return ["evaluate"]
+
+
 def champion_gone(place: Place) -> Sequence[str]:
     folder = champion(place)
     for file in folder.iterdir():
@@ -234,7 +282,7 @@ def image_gone(place: Place) -> Sequence[str]:
 
 def wild(place: Place) -> Sequence[str]:
     embedded(place)
-    return ["train", "--learning-rate=1e30", "--epochs=2"]
+    return ["train", "--learning-rate=1e30", "--clip-norm=0", "--epochs=2"]
 
 
 def nothing_registered(place: Place, outcome: Outcome) -> None:
@@ -249,7 +297,7 @@ def nothing_registered(place: Place, outcome: Outcome) -> None:
 
 EMBED_FIRST = "Run notebook 03_embedding or `python -m doggos_helpers.embed` first"
 TRAIN_FIRST = "Run notebook 04_training or `python -m doggos_helpers.train` first"
-TRAIN_AGAIN = "Train again: notebook 04_training or `python -m doggos_helpers.train`"
+TRAIN_ONE = "Train one: notebook 04_training or `python -m doggos_helpers.train`"
 CHECK_TRACKING = "Check tracking_uri (DOGGOS_TRACKING_URI, MLFLOW_TRACKING_URI)"
 START_SERVICE = "Start the service: `python -m doggos_helpers.serve`, or check the URL"
 
@@ -353,9 +401,9 @@ CASES: tuple[Case, ...] = (
         "champion with labels in another order",
         shuffled_labels,
         4,
-        "the labels of the classifier are not sorted, or not unique",
+        "the labels are not sorted, or not unique",
         "the label mapping was edited",
-        TRAIN_AGAIN,
+        TRAIN_ONE,
     ),
     Case(
         AREA,
@@ -364,7 +412,16 @@ CASES: tuple[Case, ...] = (
         4,
         "no classifier can be read",
         "the file was copied in part, or the disk is damaged",
-        "Train one: notebook 04_training or `python -m doggos_helpers.train`",
+        TRAIN_ONE,
+    ),
+    Case(
+        AREA,
+        "champion with weights that are not numbers",
+        weights_without_numbers,
+        4,
+        "some of the weights are not numbers",
+        "a training diverged, or the file is damaged; its probabilities would be NaN",
+        TRAIN_ONE,
     ),
     Case(
         AREA,
@@ -442,6 +499,20 @@ CASES: tuple[Case, ...] = (
         "an embedded image is gone",
         "images were removed after they were embedded",
         "Run notebook 03_embedding again: the data set changed",
+    ),
+    Case(
+        "Data sets",
+        "a picture in two splits",
+        picture_in_two_splits,
+        0,
+        "2 images have a copy in another split, which flatters the evaluation",
+        "The same picture is in two splits, maybe cut, smaller or encoded anew;"
+        " `copy_of` in `predictions.parquet` names it.",
+        "Delete one of them, or move both into one split",
+        printed_fix=False,
+        cluster=True,
+        after=logged,
+        long=True,
     ),
     Case(
         AREA,

@@ -47,8 +47,8 @@ LONG_CELLS = {
     "01_local_run": ("embedded.to_pandas()", ""),
     "02_cluster_connection": ("ray.get(references)", ""),
     "03_embedding": ("embed(inputs, cluster)", "*/embeddings/table/**/*.parquet"),
-    "04_training": ("fit(build_trainer(", "*/training/runs/*/checkpoint_*"),
-    "05_evaluation": ("evaluate(check(settings), cluster)", ""),
+    "04_training": ("fit(trainer)", "*/training/runs/*/checkpoint_*"),
+    "05_evaluation": ("evaluate(inputs, cluster)", ""),
     "06_serving": ("start(settings, cluster)", ""),
 }
 MISSING = {"04": "03_embedding", "05": "04_training", "06": "03_embedding"}

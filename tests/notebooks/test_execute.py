@@ -137,9 +137,15 @@ def test_training_used_two_nodes_and_all_rows(executed: Path) -> None:
     counts = run["counts"]
     assert counts["train_seen"] == counts["train"] > 0
     assert counts["val_seen"] == counts["val"] > 0
-    losses = [epoch["val_loss"] for epoch in run["history"]]
-    assert len(losses) == run["settings"]["epochs"]
-    assert run["best"]["val_loss"] == min(losses) < losses[0]
+    for name in ("linear", "network"):
+        mine = [row for row in run["history"] if row["candidate"] == name]
+        assert [row["epoch"] for row in mine] == list(range(1, len(mine) + 1))
+        assert len(mine) <= run["settings"]["epochs"]
+        lowest = min(row["val_loss"] for row in mine)
+        assert lowest < mine[0]["val_loss"]
+        if name == run["best"]["candidate"]:
+            assert run["best"]["val_loss"] == lowest
+    assert {row["attempt"] for row in run["history"]} == {1, 2}, "no worker was lost"
 
 
 @needs("05_evaluation")
@@ -152,6 +158,8 @@ def test_accuracy_is_in_bounds(executed: Path) -> None:
     counts = record(folder)["counts"]
     assert counts["predicted"] == counts["test"] > 0
     assert counts["correct"] / counts["test"] == pytest.approx(metrics["top1"])
+    # The sample hides ten pairs of copies across its splits.
+    assert 9 <= counts["copies"] <= 12
 
 
 @needs("06_serving")

@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import binomtest
+from sklearn.neighbors import KNeighborsClassifier
 
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError, ModelError, StorageError
-from doggos_helpers.evaluate.prediction import read_predictions
+from doggos_helpers.evaluate.likeness import NEAREST
+from doggos_helpers.evaluate.prediction import IN_VAL, read_predictions
 from doggos_helpers.evaluate.stage import check, evaluate
 from doggos_helpers.train import registry, tracking
 from doggos_helpers.train.classifier import (
@@ -20,6 +23,7 @@ from doggos_helpers.train.classifier import (
     save,
 )
 from tests.synthetic import CLASSES, write_embeddings
+from tools import check_metrics
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +51,25 @@ def nearest_centre(rows, classes):
     return model
 
 
-def make_champion(settings, classes=CLASSES, width=None):
+def make_champion(settings, classes=CLASSES, width=None, good=True):
+    """Register a network, and a linear probe that has learnt nothing beside it."""
     model = nearest_centre(read_embeddings(settings, "train"), CLASSES)
-    if classes != CLASSES or width:
+    if classes != CLASSES or width or not good:
+        torch.manual_seed(0)
         model = Classifier(width or model.dimension, 8, len(classes))
-    folder = settings.training_dir / "checkpoint"
     about = {"fingerprint": "synthetic", "encoder": "synthetic"}
-    about |= {"val_loss": 0.1, "epoch": 1}
-    save(model, folder, classes, **about)
+    about |= {"val_loss": 0.1 if good else 0.9, "epoch": 1}
+    folders = [settings.training_dir / "made" / name for name in ("network", "linear")]
+    save(model, folders[0], classes, **about)
+    save(Classifier(model.dimension, 0, len(classes)), folders[1], classes, **about)
     with tracking.tracked_run(settings) as run_id:
-        registry.register(settings, run_id, folder)
+        registry.register(settings, run_id, folders[0], folders[1:])
 
 
 @pytest.fixture(scope="module")
 def run(cluster, settings):
+    """An evaluation of a good champion, before which there was a bad one."""
+    make_champion(settings, good=False)
     make_champion(settings)
     return evaluate(check(settings), cluster[1])
 
@@ -70,6 +79,8 @@ def test_every_test_image_gets_one_prediction(run, settings):
     predictions = read_predictions(settings)
     assert predictions["path"].tolist() == test.paths.tolist()
     assert predictions["class"].tolist() == test.classes.tolist()
+    assert read_predictions(settings, IN_VAL)["path"].is_unique
+    assert len(read_predictions(settings, IN_VAL)) == 33
     assert run["counts"]["test"] == run["counts"]["predicted"] == 41
     assert sum(run["nodes"].values()) == 41
 
@@ -99,6 +110,50 @@ def test_the_figures_agree_with_the_predictions(run, settings):
     assert run["top5"] >= run["top1"]
 
 
+def test_it_is_compared_with_its_rivals(run, settings):
+    predictions = read_predictions(settings)
+    right = predictions["class"] == predictions["predicted"]
+    names = ["nearest neighbours", "linear", "previous champion"]
+    assert list(run["rivals"]) == names
+    for name, rival in run["rivals"].items():
+        theirs = predictions[name] == predictions["class"]
+        assert rival["top1"] == pytest.approx(theirs.mean())
+        alone = [(right & ~theirs).sum(), (theirs & ~right).sum()]
+        p = binomtest(alone[0], sum(alone)).pvalue if sum(alone) else 1
+        assert rival["p"] == pytest.approx(p)
+    assert run["rivals"]["previous champion"]["p"] < 1e-4, "chance, against this one"
+    assert run["rivals"]["nearest neighbours"]["top1"] > 0.8
+
+
+def test_nearest_neighbours_are_those_of_scikit_learn(run, settings):
+    rows = read_embeddings(settings)
+    others = rows.select(rows.splits != "test")
+    model = KNeighborsClassifier(NEAREST, metric="cosine", algorithm="brute")
+    model.fit(others.vectors, others.classes)
+    test = rows.select(rows.splits == "test")
+    predictions = read_predictions(settings)
+    expected = model.predict(test.vectors)
+    assert (predictions["nearest neighbours"].to_numpy() == expected).all()
+
+
+def test_scikit_learn_finds_the_same_figures(run, settings, capsys):
+    assert check_metrics.main([str(settings.evaluation_dir)]) == 0, capsys.readouterr()
+    stored = settings.evaluation_dir / "metrics.json"
+    metrics = json.loads(stored.read_text())
+    spoilt = metrics | {"weighted": metrics["weighted"] | {"f1": 0.5}}
+    found = check_metrics.differences(metrics, spoilt)
+    assert [line.partition(":")[0] for line in found] == ["/weighted/f1"]
+
+
+def test_mlflow_has_the_figures_at_the_run_of_the_champion(run, settings):
+    found = registry.champion(settings)
+    client = tracking.open_tracking(settings.tracking)
+    logged = client.get_run(found.run_id).data.metrics
+    assert logged["test/top1"] == run["top1"]
+    files = [f.path for f in client.list_artifacts(found.run_id, "evaluation")]
+    assert files == ["evaluation/metrics.json"]
+
+
 def test_a_champion_of_other_clip_weights_is_refused(run, settings):
     folder = registry.champion(settings).folder
     with pytest.raises(ModelError, match="other CLIP weights") as caught:
@@ -110,7 +165,7 @@ def test_a_champion_of_other_clip_weights_is_refused(run, settings):
 def test_the_artefacts_are_parquet_and_json(run, settings):
     files = sorted(p.name for p in settings.evaluation_dir.iterdir())
     assert files == ["metrics.json", "predictions.parquet", "run.json"]
-    assert run["version"] == 1 and run["trained_on"] == run["fingerprint"]
+    assert run["version"] == 2 and run["trained_on"] == run["fingerprint"]
     stored = pd.read_parquet(settings.evaluation_dir / "predictions.parquet")
     assert "embedding" not in stored
 

@@ -4,7 +4,10 @@ Skipped where there are none; see tests/photos.py.
 """
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -74,6 +77,17 @@ def test_figures_are_finite_and_labels_agree(runs, settings):
     assert metrics["classes"] == classes
     assert set(predictions["predicted"]) <= set(classes)
     print(f"top-1 {metrics['top1']:.3f}, chance {metrics['chance']['uniform']:.3f}")
+
+
+def test_scikit_learn_finds_the_same_figures(runs, settings):
+    """By a script that imports nothing of ours, in a process without our path."""
+    script = Path(__file__).parents[2] / "tools" / "check_metrics.py"
+    command = [sys.executable, "-I", str(script), str(settings.evaluation_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"of {runs['evaluate']['counts']['test']} rows" in done.stdout
+    assert "doggos" not in script.read_text()
+    print(done.stdout)
 
 
 def test_sideways_photographs_are_turned_upright():

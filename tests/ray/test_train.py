@@ -9,16 +9,16 @@ import pytest
 
 from doggos_helpers.cluster.nodes import live_nodes
 from doggos_helpers.cluster.plan import plan_workers
-from doggos_helpers.embed.table import read_contents, read_embeddings
+from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
-from doggos_helpers.train import loop as train_loop
-from doggos_helpers.train import registry, tracking, trainer
-from doggos_helpers.train.classifier import load, predict_probabilities
-from doggos_helpers.train.stage import check, conclude, train
-from doggos_helpers.train.trainer import build_trainer, fit
+from doggos_helpers.train import registry, tracking
+from doggos_helpers.train.classifier import describe, load, predict_probabilities
+from doggos_helpers.train.stage import check, choose, train
+from doggos_helpers.train.sweep import SPACE, sweep
 from tests.synthetic import CLASSES, write_embeddings
 
 EPOCHS = 4
+FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_error", "val_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +45,59 @@ def run(cluster, settings):
     return record
 
 
+def again(cluster, settings, **changes):
+    """Train once more, with other settings, and so with another plan."""
+    other = settings.model_copy(update=changes)
+    plan = plan_workers(live_nodes(), other)
+    return train(check(other), dataclasses.replace(cluster[1], plan=plan))
+
+
+def assert_alike(one, other, rel):
+    """The same figures in each epoch of each candidate."""
+    pairs = zip(one["history"], other["history"], strict=True)
+    for mine, theirs in pairs:
+        assert (mine["candidate"], mine["epoch"]) == (
+            theirs["candidate"],
+            theirs["epoch"],
+        )
+        got, expected = ([row[key] for key in FIGURES] for row in (mine, theirs))
+        assert got == pytest.approx(expected, rel=rel)
+
+
 def test_every_row_is_seen_and_none_is_dropped(run):
     # 101 training rows and 33 to validate for two workers: neither number is even.
     assert run["counts"] == {"train": 101, "train_seen": 101, "val": 33, "val_seen": 33}
     assert sum(run["nodes"].values()) == 101
-    assert all(m["train_rows"] == 101 for m in run["history"])
+    assert all(m["train_rows"] == 101 and m["val_rows"] == 33 for m in run["history"])
 
 
-def test_the_loss_falls_and_beats_chance(run):
-    history = run["history"]
-    assert [m["epoch"] for m in history] == list(range(1, EPOCHS + 1))
-    losses = [m["val_loss"] for m in history]
-    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+def test_a_linear_probe_and_a_network_learn_and_beat_chance(run):
+    for name in ("linear", "network"):
+        history = [m for m in run["history"] if m["candidate"] == name]
+        assert [m["epoch"] for m in history] == list(range(1, EPOCHS + 1))
+        losses = [m["val_loss"] for m in history]
+        assert np.isfinite(losses).all() and losses[-1] < losses[0]
     assert run["chance"] == pytest.approx(1 / len(CLASSES))
     assert run["best"]["val_accuracy"] > 3 * run["chance"]
+
+
+@pytest.mark.parametrize(
+    ("linear", "network", "chosen"),
+    [
+        ((0.50, 0.02), (0.40, 0.02), "network"),
+        ((0.50, 0.02), (0.45, 0.02), "linear"),  # within 1.96 errors: a tie
+        ((0.50, 0.02), (0.60, 0.02), "linear"),
+        ((0.50, 0.02), None, "linear"),
+    ],
+)
+def test_the_simpler_one_wins_a_tie(linear, network, chosen):
+    pairs = {"linear": linear, "network": network}
+    epochs = {
+        name: {"val_loss": pair[0], "val_error": pair[1]}
+        for name, pair in pairs.items()
+        if pair
+    }
+    assert choose(epochs)[0] == chosen
 
 
 def test_the_figures_are_those_of_the_registered_classifier(run, settings):
@@ -69,19 +108,29 @@ def test_the_figures_are_those_of_the_registered_classifier(run, settings):
     val = read_embeddings(settings, "val")
     probabilities = predict_probabilities(model, val.vectors)
     right = np.searchsorted(classes, val.classes)
-    loss = -np.log(probabilities[np.arange(len(val)), right]).mean()
-    assert loss == pytest.approx(run["best"]["val_loss"], rel=1e-4)
+    losses = -np.log(probabilities[np.arange(len(val)), right])
+    best = run["best"]
+    assert losses.mean() == pytest.approx(best["val_loss"], rel=1e-4)
+    error = losses.std() / np.sqrt(len(losses))
+    assert error == pytest.approx(best["val_error"], rel=1e-3)
     accuracy = (probabilities.argmax(axis=1) == right).mean()
-    assert accuracy == pytest.approx(run["best"]["val_accuracy"])
+    assert accuracy == pytest.approx(best["val_accuracy"])
+    others = sorted(f.name for f in folder.parent.iterdir())
+    assert others == ["linear", "network"] and folder.name == best["candidate"]
+    assert {describe(folder.parent / n)["hidden_units"] for n in others} == {0, 256}
 
 
 def test_mlflow_has_the_epochs_and_the_best(run, settings):
-    client = tracking.open_tracking(settings.tracking)
-    logged = client.get_metric_history(run["mlflow_run"], "val_loss")
-    assert [m.value for m in logged] == [m["val_loss"] for m in run["history"]]
-    found = client.get_run(run["mlflow_run"])
+    client, own = tracking.open_tracking(settings.tracking), run["mlflow_run"]
+    for name in ("linear", "network"):
+        logged = client.get_metric_history(own, f"{name}/val_loss")
+        expected = [m["val_loss"] for m in run["history"] if m["candidate"] == name]
+        assert [m.value for m in logged] == expected
+    found = client.get_run(own)
     assert found.data.metrics["best_val_loss"] == run["best"]["val_loss"]
-    assert found.info.status == "FINISHED" and found.data.params["seed"] == "0"
+    assert "system/cpu_utilization_percentage" in found.data.metrics
+    told = {"seed": "0", "fingerprint": "synthetic", "encoder_model": "synthetic"}
+    assert found.info.status == "FINISHED" and told.items() <= found.data.params.items()
 
 
 def test_the_record_is_on_disk_and_no_pickle_can_run_code(run, settings):
@@ -89,65 +138,27 @@ def test_the_record_is_on_disk_and_no_pickle_can_run_code(run, settings):
     assert stored == json.loads(json.dumps(run)) and stored["stage"] == "train"
     assert stored["fingerprint"] == "synthetic"
     files = [p for p in settings.training_dir.rglob("*") if p.is_file()]
-    kinds = {p.suffix for p in files if not p.name.startswith(".")}
-    assert kinds == {
-        ".json",
-        ".safetensors",
-        ".pt",
-    }  # resume.pt, read with weights_only
-    # The best checkpoint and the latest, which may be one.
-    assert 1 <= len(list(settings.training_dir.glob("runs/*/checkpoint_*"))) <= 2
+    kinds = {p.suffix or p.name for p in files if not p.name.startswith(".")}
+    # state.pt is read with weights_only.
+    assert kinds == {".json", ".safetensors", ".pt", "MLmodel"}
+    # Those with the lowest losses and the latest, which may be one of them.
+    assert 2 <= len(list(settings.training_dir.glob("runs/*/checkpoint_*"))) <= 3
 
 
 @pytest.mark.long
-def test_after_a_worker_died_the_same_figures_come_out(run, cluster, settings):
-    """It resumes from the last checkpoint; and the same seed gives the same result."""
-    marker = settings.training_dir / "died"
-    loop = train_loop.train_loop
-
-    def dies_once(config):
-        whole = train_loop._report
-
-        def report(model, optimizer, history, config):
-            import ray.train
-
-            if len(history) == 3 and ray.train.get_context().get_world_rank() == 1:
-                if not marker.exists():
-                    marker.touch()
-                    raise RuntimeError("a worker died")
-            whole(model, optimizer, history, config)
-
-        train_loop._report = report
-        try:
-            return loop(config)
-        finally:
-            train_loop._report = whole
-
-    inputs = check(settings)
-    with tracking.tracked_run(settings) as run_id:
-        described = build_trainer(inputs, cluster[1].plan, run_id)
-        described.train_loop_per_worker = dies_once
-        result = fit(described)
-        again = conclude(inputs, result, run_id, 0)
-    assert marker.exists()
-    assert len(again["history"]) == EPOCHS
-    for one, other in zip(run["history"], again["history"], strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
-    assert again["version"] == run["version"] + 1
+def test_the_same_seed_gives_the_same_result(run, cluster, settings):
+    assert_alike(run, again(cluster, settings), rel=1e-6)
 
 
-@pytest.mark.long
-def test_a_loss_that_is_no_number_ends_the_training(cluster, settings):
-    wild = settings.model_copy(update={"learning_rate": 1e30})
-    with pytest.raises(Exception) as error:
-        train(check(wild), cluster[1])
-    cause = user_cause(error.value)
-    assert cause is not None and cause.exit_code == 4
-    assert "no longer a number" in str(cause) and "learning_rate" in str(cause)
-    client = tracking.open_tracking(settings.tracking)
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    last = client.search_runs(experiments, order_by=["start_time DESC"])[0]
-    assert last.info.status == "FAILED"
+def test_one_worker_and_four_take_the_same_steps(cluster, settings):
+    """All rows in one step of an epoch: the same sums, up to their order."""
+    chosen = {"dropout": 0.0, "train_cpus": 0.25}
+    one, four = (
+        again(cluster, settings, train_workers=n, train_batch_size=128 // n, **chosen)
+        for n in (1, 4)
+    )
+    assert one["counts"] == four["counts"]
+    assert_alike(one, four, rel=1e-4)
 
 
 @pytest.mark.long
@@ -157,25 +168,63 @@ def test_other_numbers_of_workers_agree(run, cluster, settings, workers):
 
     A step of one worker has 64 rows here, of four 16 each.
     """
-    chosen = {"train_workers": workers, "train_cpus": 0.25}
-    chosen |= {"train_batch_size": 64 // workers, "dropout": 0.0}
-    other = settings.model_copy(update=chosen)
-    plan = plan_workers(live_nodes(), other)
-    again = train(check(other), dataclasses.replace(cluster[1], plan=plan))
-    assert again["counts"] == run["counts"]
-    loss = again["history"][-1]["val_loss"]
+    chosen = {"train_workers": workers, "train_cpus": 0.25, "dropout": 0.0}
+    other = again(cluster, settings, **chosen, train_batch_size=64 // workers)
+    assert other["counts"] == run["counts"]
+    loss = other["best"]["val_loss"]
+    assert loss == pytest.approx(run["best"]["val_loss"], rel=0.1)
+
+
+@pytest.mark.long
+def test_rows_that_do_not_fit_are_streamed_to_the_same_end(run, cluster, settings):
+    room = 2 * 20 * 4 * 16 / 2**30  # for 20 rows, of 50 a worker
+    other = again(cluster, settings, memory_per_worker=room)
+    assert other["counts"] == run["counts"]
+    loss = other["history"][-1]["val_loss"]
     assert loss == pytest.approx(run["history"][-1]["val_loss"], rel=0.1)
 
 
-def test_rows_that_do_not_fit_are_streamed_to_the_same_end(
-    run, cluster, settings, monkeypatch
-):
-    vector = 4 * read_contents(settings).dimension
-    monkeypatch.setattr(trainer, "SHARD_BYTES", 20 * vector)  # of 50 rows a worker
-    again = train(check(settings), cluster[1])
-    assert again["counts"] == run["counts"]
-    loss = again["history"][-1]["val_loss"]
-    assert loss == pytest.approx(run["history"][-1]["val_loss"], rel=0.1)
+def test_it_stops_early_where_nothing_gets_better(cluster, settings):
+    """A rate too small to change a digit of the loss, after the first epoch's."""
+    patient = {"patience": 2, "learning_rate": 1e-12, "epochs": 9, "hidden_units": 0}
+    stopped = again(cluster, settings, **patient)
+    assert len(stopped["history"]) < 9
+    assert {m["candidate"] for m in stopped["history"]} == {"linear"}
+
+
+@pytest.mark.long
+def test_a_loss_that_is_no_number_ends_the_training(cluster, settings):
+    with pytest.raises(Exception) as error:
+        again(cluster, settings, learning_rate=1e30, clip_norm=0)
+    cause = user_cause(error.value)
+    assert cause is not None and cause.exit_code == 4
+    assert "no longer a number" in str(cause) and "learning_rate" in str(cause)
+    client = tracking.open_tracking(settings.tracking)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    last = client.search_runs(experiments, order_by=["start_time DESC"])[0]
+    assert last.info.status == "FAILED"
+
+
+def test_a_sweep_finds_settings_and_leaves_child_runs(cluster, settings):
+    inputs, trials = sweep(check(settings), cluster[1], trials=3)
+    assert sorted(set(trials["trial"])) == [1, 2, 3]
+    assert set(SPACE) < set(trials.columns) and trials["epoch"].max() == EPOCHS
+    last = trials.sort_values("epoch").groupby("trial").last()
+    winner = last.loc[last["val_loss"].idxmin()]
+    for name in SPACE:
+        assert getattr(inputs.settings, name) == winner[name]
+    assert inputs.settings.epochs == settings.epochs
+    client = tracking.open_tracking(settings.tracking)
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    [parent] = [r for r in runs if r.data.params.get("sweep") == "3"]
+    mine = [
+        r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    assert len(mine) == 3 and {r.info.status for r in mine} == {"FINISHED"}
+    logged = {round(r.data.metrics["val_loss"], 6) for r in mine}
+    assert logged == {round(loss, 6) for loss in last["val_loss"]}
+    assert not list((settings.training_dir / "sweeps").glob("*")), "pickles are left"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_an_import_that_is_turned_round_breaks_the_contract(tmp_path: Path) -> N
         "doggos_helpers/data/images.py": "doggos_helpers.embed.table",
         "doggos_helpers/train/loop.py": "doggos_helpers.embed.pipeline",
         "doggos_helpers/evaluate/metrics.py": "doggos_helpers.train.loop",
-        "doggos_helpers/show.py": "doggos_helpers.search.__main__",
+        "doggos_helpers/show/charts.py": "doggos_helpers.search.__main__",
         "doggos_sample/pen.py": "doggos_helpers.errors",
     }.items():
         source = (tmp_path / file).read_text()

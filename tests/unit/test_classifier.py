@@ -30,7 +30,9 @@ def vectors():
     return np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
 
 
-def test_what_is_saved_is_loaded(model, vectors, tmp_path):
+@pytest.mark.parametrize("hidden_units", [0, 16])
+def test_what_is_saved_is_loaded(hidden_units, vectors, tmp_path):
+    model = Classifier(8, hidden_units, len(CLASSES), dropout=0.5)
     save(model, tmp_path / "new" / "folder", CLASSES, fingerprint="f", val_loss=0.5)
     again, classes = load(tmp_path / "new" / "folder")
     assert classes == CLASSES
@@ -80,6 +82,7 @@ def test_one_row_can_be_trained_on(model):
     [
         ({"classes": CLASSES[:2]}, "not of a classifier of 8 inputs and 2 labels"),
         ({"dimension": 9}, "not of a classifier of 9 inputs and 3 labels"),
+        ({"hidden_units": 0}, "not of a classifier of 8 inputs and 3 labels"),
         ({"classes": CLASSES[::-1]}, "not sorted"),
         ({"classes": ["akita", "akita", "corgi"]}, "not unique"),
     ],
@@ -102,6 +105,14 @@ def test_an_unreadable_file_is_named_with_the_fix(model, tmp_path, name, damage)
     with pytest.raises(ModelError, match="04_training") as error:
         load(tmp_path)
     assert name in str(error.value)
+
+
+def test_weights_that_are_not_numbers_are_refused(model, tmp_path):
+    with torch.no_grad():
+        model.layers[0].weight[0, 0] = float("nan")
+    save(model, tmp_path, CLASSES)
+    with pytest.raises(ModelError, match="some of the weights are not numbers"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import classification_report
 
 from doggos_helpers.data.manifest import read_attributes
 from doggos_helpers.errors import DataError
-from doggos_helpers.evaluate.metrics import Tally, accuracy_by
+from doggos_helpers.evaluate.metrics import Tally, accuracy_by, interval
 from doggos_helpers.settings import Settings
 
 CLASSES = ["a", "b", "c", "d"]  # of "d" there are no test rows
@@ -25,11 +27,17 @@ def probabilities(predicted, classes=CLASSES):
     return table / table.sum(axis=1, keepdims=True)
 
 
-def measure(actual, predicted, table, classes):
-    """Count in two portions, as batches come."""
-    tally, half = Tally(classes), len(actual) // 2
-    for part in (slice(None, half), slice(half, None)):
-        tally.add(actual[part], predicted[part], np.asarray(table)[part])
+def measure(actual, predicted, table, classes, **rivals):
+    """Count in three portions, as batches come; one of them is empty."""
+    tally, half = Tally(classes, list(rivals)), len(actual) // 2
+    table = np.asarray(table, np.float32)
+    for part in (slice(None, half), slice(half, half), slice(half, None)):
+        columns = {"class": actual[part], "predicted": predicted[part]}
+        columns |= {name: said[part] for name, said in rivals.items()}
+        columns = {name: pa.array(list(c), pa.string()) for name, c in columns.items()}
+        columns["probability"] = table[part].max(axis=1)
+        columns["probabilities"] = pa.array(list(table[part]), pa.list_(pa.float32()))
+        tally.add(pa.table(columns))
     return tally.metrics()
 
 
@@ -78,12 +86,50 @@ def test_top5_of_seven_classes_by_hand():
     assert got["top5"] == pytest.approx(5 / 7)
 
 
-@pytest.mark.parametrize(
-    ("actual", "message"), [([], "no rows"), (["a", "z"], "outside the label set")]
-)
-def test_rows_that_cannot_be_measured_are_refused(actual, message):
-    with pytest.raises(DataError, match=message):
-        measure(actual, actual, np.ones((len(actual), 4)), CLASSES)
+def test_bounds_and_weighted_means_by_hand():
+    got = measure(ACTUAL, PREDICTED, probabilities(PREDICTED), CLASSES)
+    # Wilson's bounds of 3 in 6, from the formula.
+    z, n = 1.959964, 6
+    centre, half = 0.5, z * np.sqrt(n / 4 + z**2 / 4) / (n + z**2)
+    assert got["interval"] == pytest.approx([centre - half, centre + half], abs=1e-5)
+    assert interval(6, 6)[1] == 1 and 0.5 < interval(6, 6)[0] < 1
+    assert got["weighted"]["recall"] == pytest.approx(got["top1"])
+    weighted = (3 * 2 / 3 + 2 * 1 / 2 + 0) / 6
+    assert got["weighted"]["f1"] == pytest.approx(weighted)
+
+
+def test_yes_or_no_questions_added_up_look_better_than_they_are():
+    got = measure(ACTUAL, PREDICTED, probabilities(PREDICTED), CLASSES)
+    questions = [
+        (actual == name) == (predicted == name)
+        for actual, predicted in zip(ACTUAL, PREDICTED, strict=True)
+        for name in CLASSES
+    ]
+    assert got["one_vs_rest"] == pytest.approx(np.mean(questions))
+    assert got["one_vs_rest"] > got["top1"] + 0.2
+
+
+def test_a_rival_is_compared_by_what_only_one_of_the_two_got_right():
+    # The champion is right on 0, 1 and 3; the rival on 1, 2, 3, 4 and 5.
+    rival = ["b", "a", "a", "b", "b", "c"]
+    same = PREDICTED
+    table = probabilities(PREDICTED)
+    got = measure(ACTUAL, PREDICTED, table, CLASSES, rival=rival, same=same)["rivals"]
+    assert got["rival"]["top1"] == pytest.approx(5 / 6)
+    assert got["rival"]["p"] == pytest.approx(binomtest(1, 4).pvalue)
+    assert got["same"]["top1"] == 0.5 and got["same"]["p"] == 1
+
+
+def test_how_sure_and_how_often_right_by_hand():
+    table = [[0.95, 0.05], [0.95, 0.05], [0.35, 0.65], [0.45, 0.55]]
+    got = measure(["a", "b", "b", "a"], ["a", "a", "b", "b"], table, ["a", "b"])
+    bins = [(b["images"], b["sure"], b["right"]) for b in got["calibration"]]
+    assert bins == [
+        (1, pytest.approx(0.55), 0),
+        (1, pytest.approx(0.65), 1),
+        (2, pytest.approx(0.95), 0.5),
+    ]
+    assert got["calibration_error"] == pytest.approx((0.55 + 0.35 + 2 * 0.45) / 4)
 
 
 def test_the_figures_are_those_of_scikit_learn():
@@ -99,6 +145,9 @@ def test_the_figures_are_those_of_scikit_learn():
         for key in ("precision", "recall", "support"):
             assert row[key] == pytest.approx(theirs[key])
     assert got["top1"] == pytest.approx(np.mean(np.array(actual) == predicted))
+    for key in ("precision", "recall"):
+        theirs = expected["weighted avg"][key]
+        assert got["weighted"][key] == pytest.approx(theirs)
 
 
 def test_slices_worked_by_hand():
@@ -113,6 +162,10 @@ def test_slices_worked_by_hand():
         }
     )
     slices = accuracy_by(predictions, attributes, ["scene", "dogs"])
+    bounds = slices.pop("low"), slices.pop("high")
+    assert [list(pair) for pair in zip(*bounds, strict=True)] == [
+        interval(*counts) for counts in ((0, 2), (3, 4), (1, 3), (2, 3))
+    ]
     assert slices.values.tolist() == [
         ["scene", "sea", 2, 0.0],
         ["scene", "snow", 4, 0.75],

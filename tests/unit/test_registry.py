@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from mlflow.models import Model
 
 from doggos_helpers.errors import ModelError, StorageError
 from doggos_helpers.settings import Settings
@@ -54,12 +55,15 @@ def test_the_first_is_champion_and_lies_under_the_storage(settings):
     folder = registry.champion(settings).folder
     assert folder == version.folder
     assert folder.is_relative_to(settings.training_dir / "mlflow")
-    assert sorted(p.suffix for p in folder.iterdir()) == [".json", ".safetensors"]
+    names = ["MLmodel", "classifier.json", "classifier.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == names
+    assert Model.load(str(folder)).signature.outputs.inputs[0].shape == (-1, 2)
     assert load(folder)[1] == CLASSES
     run = tracking.open_tracking(settings.tracking).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["best_val_loss"] == 0.5
     assert run.data.params["epochs"] == "3"
+    assert "mlflow.source.git.commit" in run.data.tags
 
 
 @pytest.mark.parametrize(
@@ -102,12 +106,19 @@ def test_a_training_is_not_lost_to_a_champion_that_is_damaged(settings):
 
 def test_the_way_back(settings):
     first, _ = train(settings, 0.5)
+    with pytest.raises(ModelError, match="no champion before"):
+        registry.rollback(settings)
     train(settings, 0.4)
-    registry.promote(settings, first.version)
+    train(settings, 0.6)  # not promoted: the one before is still the first
+    assert registry.rollback(settings).version == first.version
     assert registry.champion(settings).folder == first.folder
+    assert registry.rollback(settings).version == 2, "and forward again"
+    registry.promote(settings, first.version)
+    registry.promote(settings, first.version)
+    assert registry.named(settings, registry.PREVIOUS).version == 2
     with pytest.raises(ModelError, match="no version 7") as error:
         registry.promote(settings, 7)
-    assert "[2, 1]" in str(error.value)
+    assert "[3, 2, 1]" in str(error.value)
 
 
 def test_without_a_champion_the_notebook_is_named(settings):
@@ -136,16 +147,38 @@ def test_an_error_ends_the_run(settings, error, status):
     assert run.info.status == status
 
 
-def test_the_figures_of_each_epoch_are_logged_by_run_id(settings):
+def epoch(number, loss):
+    metrics = {"candidate": "network", "epoch": number, "attempt": 1, "val_loss": loss}
+    return metrics | {"time_ms": 1000 * number, "nodes": {"n": 1}}
+
+
+def test_figures_are_logged_once_however_often_they_are_told(settings):
+    """What a server that was away has missed comes at the end, with the rest."""
+    epochs = [epoch(1, 0.9), epoch(2, 0.7), epoch(3, 0.8)]
     with tracking.tracked_run(settings) as run_id:
-        callback = tracking.EpochLogger(settings.tracking, run_id)
-        for epoch, loss in ((1, 0.9), (2, 0.7)):
-            metrics = {"epoch": epoch, "val_loss": loss, "nodes": {"n": 1}}
-            callback.after_report(None, [metrics, metrics], None)
-    history = tracking.open_tracking(settings.tracking).get_metric_history(
-        run_id, "val_loss"
-    )
-    assert [(m.step, m.value) for m in history] == [(1, 0.9), (2, 0.7)]
+        away = tracking.EpochLogger("http://127.0.0.1:9", run_id)
+        here = tracking.EpochLogger(settings.tracking, run_id)
+        for logger, metrics in zip((here, away, here), epochs, strict=True):
+            logger.after_report(None, [metrics, metrics], None)
+        tracking.log_epochs(settings.tracking, run_id, epochs)
+    client = tracking.open_tracking(settings.tracking)
+    history = client.get_metric_history(run_id, "network/val_loss")
+    assert sorted((m.step, m.value) for m in history) == [(1, 0.9), (2, 0.7), (3, 0.8)]
+
+
+def test_a_run_that_was_interrupted_is_gone_on_with_and_others_are_not(settings):
+    ids = []
+    for params, error in (
+        ({"epochs": 3}, KeyboardInterrupt),
+        ({"epochs": 3}, KeyboardInterrupt),
+        ({"epochs": 4}, KeyboardInterrupt),
+        ({"epochs": 4}, RuntimeError),
+        ({"epochs": 4}, RuntimeError),
+    ):
+        with pytest.raises(error), tracking.tracked_run(settings, **params) as run_id:
+            ids.append(run_id)
+            raise error
+    assert ids[0] == ids[1] != ids[2] == ids[3] != ids[4]
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///{}/file/mlflow.db", "http://127.0.0.1:9"])

@@ -74,6 +74,22 @@ def test_the_order_is_that_of_the_seed(settings):
     assert np.array_equal(rows_of(plain.batches(8)), rows_of(shard.batches(8)))
 
 
+def test_kept_or_read_again_the_batches_are_the_same(settings):
+    """Over two epochs, of a shard that fits and of one that must be read each time."""
+    contents = read_contents(settings)
+    kept, read = (
+        Shard(contents, "train", list(CLASSES), 1, 2, most_rows=60) for _ in range(2)
+    )
+    assert kept.fits
+    read.rows = read._read
+    for seed in (1, 2):
+        pairs = zip(kept.batches(8, seed), read.batches(8, seed), strict=True)
+        for one, other in pairs:
+            assert torch.equal(one["embedding"], other["embedding"])
+            assert torch.equal(one["label"], other["label"])
+    assert kept.rows.cache_info().hits > 0
+
+
 def test_each_row_has_the_same_weight_also_in_a_last_batch_of_one(settings):
     """The steps of an epoch, added up, are the mean over all rows."""
     contents = read_contents(settings)

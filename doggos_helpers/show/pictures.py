@@ -1,4 +1,4 @@
-"""Figures and source listings for the notebooks; imported by them alone."""
+"""Figures with images in them, and source listings."""
 
 import inspect
 import textwrap
@@ -13,20 +13,12 @@ from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, upright
 from doggos_helpers.search.index import Match
 from doggos_helpers.settings import Settings
+from doggos_helpers.show.charts import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 THUMBNAIL = 160
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """Make a figure (in inches) that Jupyter shows once: as the cell's result."""
-    import matplotlib.pyplot as plt  # importing it teaches Jupyter to draw figures
-
-    figure = plt.figure(figsize=(width, height), layout="constrained")
-    plt.close(figure)
-    return figure
 
 
 def show_source(thing: Any) -> None:
@@ -73,7 +65,7 @@ def sheet(
         columns: Images in a row.
     """
     titles = titles or [Path(path).parent.name for path in paths]
-    figure, grid = _grid(-(-len(paths) // columns), columns)
+    figure, grid = _grid(max(1, -(-len(paths) // columns)), columns)
     for axis, path, title in zip(grid.ravel(), paths, titles, strict=False):
         axis.imshow(thumbnail(settings, path))
         axis.set_title(title, fontsize=8)
@@ -143,115 +135,6 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     return figure
 
 
-def bars(values: Mapping[str, float], label: str) -> "Figure":
-    """Draw one horizontal bar a name."""
-    figure = new_figure(6, 0.4 + 0.32 * len(values))
-    axis = figure.subplots()
-    drawn = axis.barh(list(values), list(values.values()), color="#4477aa")
-    axis.bar_label(drawn, fmt="%g", padding=3, fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlabel(label)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def usage(samples: pd.DataFrame) -> "Figure":
-    """Draw what was sampled while something ran: each column over the first one.
-
-    Where there is a column `node`, each node has its line.
-    """
-    over, *names = [c for c in samples.columns if c != "node"]
-    nodes = samples.groupby("node") if "node" in samples else [("", samples)]
-    figure = new_figure(7, 1.5 * len(names))
-    axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, name in zip(axes, names, strict=True):
-        for number, (node, seen) in enumerate(nodes):
-            color = "#4477aa" if "node" not in samples else f"C{number}"
-            axis.plot(seen[over], seen[name], color=color, marker=".", ms=4, label=node)
-        axis.set_title(name, fontsize=9, loc="left")
-        axis.set_ylim(0, 1.1 * samples[name].max() or 1)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel(over)
-    if "node" in samples:
-        axes[0].legend(fontsize=7)
-    return figure
-
-
-def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Draw the latencies of load tests, by title, above each other."""
-    figure = new_figure(7, 1.9 * len(reports))
-    axes = figure.subplots(len(reports), 1, sharex=True, squeeze=False)[:, 0]
-    longest = max(max(r["latencies_ms"], default=1.0) for r in reports.values())
-    edges = np.linspace(0, longest, 31)  # shared by all
-    for axis, (title, report) in zip(axes, reports.items(), strict=True):
-        axis.hist(report["latencies_ms"], bins=edges, color="#4477aa")
-        for name, style in (("p50", "-"), ("p95", "--")):
-            at = report["latency_ms"].get(name, np.nan)
-            axis.axvline(at, color="#cc3311", ls=style, label=f"{name} {at:.0f} ms")
-        axis.set_title(title, fontsize=9, loc="left")
-        axis.set(ylabel="replies")
-        axis.yaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel("latency (ms)")
-    return figure
-
-
-def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
-    """Draw training and validation loss over the epochs, and mark the best epoch.
-
-    Args:
-        history: One mapping an epoch, with epoch, train_loss and val_loss.
-        classes: How many; the loss of guessing among them is drawn as a line.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    table = pd.DataFrame(history).set_index("epoch")
-    best = table["val_loss"].idxmin()
-    figure = new_figure(6.5, 3.6)
-    axis = figure.subplots()
-    table[["train_loss", "val_loss"]].set_axis(["training", "validation"], axis=1).plot(
-        ax=axis, marker="o", ms=3, color=["#4477aa", "#ee6677"]
-    )
-    axis.plot(best, table["val_loss"][best], "o", ms=11, mfc="none", color="#ee6677")
-    axis.lines[-1].set_label(f"best: epoch {best}")
-    axis.axhline(np.log(classes), color="grey", linestyle=":", label="guessing")
-    axis.set(xlabel="epoch", ylabel="loss (cross-entropy)")
-    axis.set_ylim(bottom=0)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def confusion_matrix(
-    confusion: Sequence[Sequence[int]], classes: Sequence[str]
-) -> "Figure":
-    """Draw a confusion matrix; the numbers too, where there are 25 classes or fewer.
-
-    Args:
-        confusion: Rows actual, columns predicted.
-        classes: The labels of both.
-    """
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    size = min(12.0, 2.5 + 0.36 * len(classes))
-    figure = new_figure(size, size)
-    drawn = ConfusionMatrixDisplay(np.asarray(confusion), display_labels=classes).plot(
-        ax=figure.subplots(),
-        cmap="Blues",
-        colorbar=False,
-        include_values=len(classes) <= 25,
-        xticks_rotation="vertical",
-        text_kw={"size": 8},
-    )
-    drawn.ax_.set(xlabel="predicted", ylabel="actual")
-    drawn.ax_.tick_params(labelsize=8)
-    for number in np.ravel(drawn.text_ if drawn.text_ is not None else []):
-        number.set_visible(number.get_text() != "0")
-    return figure
-
-
 def confident_mistakes(settings: Settings, predictions: pd.DataFrame) -> "Figure":
     """Draw the twelve wrongly classified images with the highest probabilities.
 
@@ -261,10 +144,6 @@ def confident_mistakes(settings: Settings, predictions: pd.DataFrame) -> "Figure
     """
     wrong = predictions[predictions["class"] != predictions["predicted"]]
     wrong = wrong.sort_values("probability", ascending=False).head(12)
-    if wrong.empty:
-        figure = new_figure(6, 0.8)
-        figure.text(0.5, 0.5, "No mistakes to show.", ha="center", va="center")
-        return figure
     titles = [
         f"{row['class']}\nsaid {row['predicted']}\n{row['probability']:.2f}"
         for row in wrong.to_dict("records")
