@@ -23,11 +23,12 @@ from doggos_helpers.data.images import BadImage, decode, upright
 from doggos_helpers.errors import SettingsError, without_secrets
 from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.answers import Found, K, Prediction, PredictQuery, SearchQuery
-from doggos_helpers.serve.fetch import FetchError, fetch_image
+from doggos_helpers.serve.fetch import UNTYPED, FetchError, fetch_image
 from doggos_helpers.serve.guard import protect, timed
 from doggos_helpers.serve.stages import Classifier, Encoder, Served
 
 READY_TIMEOUT_S = 5
+KEPT = {"Cache-Control": "private, max-age=3600"}
 HERE = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:;"
 HERE += " script-src 'nonce-{0}'; style-src 'nonce-{0}'; frame-ancestors 'none'"
 Edge = Annotated[int | None, Query(ge=16, le=1024, description="of a thumbnail")]
@@ -96,15 +97,16 @@ class Api:
     @app.post("/v1/search")
     async def search(self, query: SearchQuery, request: Request) -> Found:
         """Find the images most similar to words, to one of them, or to breeds."""
-        unknown: list[str] = []
-        node = this_node()
+        unknown, node = list[str](), this_node()
         if query.path:
             vector = await asyncio.to_thread(self.index.vector_of, query.path)
         else:
             text = query.text or ", ".join(query.breeds).replace("_", " ")
             with timed(request, "embed"):
                 vector, unknown, node = await call(self.encoder.text, text)
-        similar = await self._nearest(vector, query.k, request, query.breeds)
+        wanted = (vector, query.k, request, query.breeds)
+        with timed(request, "match"):
+            similar = await asyncio.to_thread(self._nearest, *wanted)
         return {"similar": similar, "unknown_words": unknown, "node": node}
 
     @app.get("/images/{path:path}", response_class=Response)
@@ -113,10 +115,7 @@ class Api:
         data, kind = await self._read(path), mimetypes.guess_type(path)[0]
         if edge:
             data, kind = await asyncio.to_thread(thumbnail, data, edge), "image/jpeg"
-        kept = {"Cache-Control": "private, max-age=3600"}
-        return Response(
-            data, media_type=kind or "application/octet-stream", headers=kept
-        )
+        return Response(data, headers=KEPT | {"Content-Type": kind or UNTYPED[0]})
 
     @app.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -163,21 +162,22 @@ class Api:
         with timed(request, "embed"):
             vector, node, batch = await call(self.encoder.image, pixels)
         request.scope["batch"] = batch
-        with timed(request, "classify"):
-            breeds, model = await asyncio.to_thread(self.classifier.predict, vector)
-        similar = await self._nearest(vector, k, request)
-        return {"breeds": breeds, "similar": similar, "model": model, "node": node}
 
-    async def _nearest(
+        def match() -> Prediction:
+            named, model = self.classifier.predict(vector)
+            similar = self._nearest(vector, k, request)
+            return {"breeds": named, "similar": similar, "model": model, "node": node}
+
+        with timed(request, "match"):
+            return await asyncio.to_thread(match)
+
+    def _nearest(
         self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
     ) -> list[Any]:
         """Find similar images, with the URL at which this service has each."""
-        k = k or self.settings.k
-        with timed(request, "search"):
-            matches = await asyncio.to_thread(self.index.top_k, vector, k, breeds)
         found = [
             {"path": m.path, "breed": m.class_name, "split": m.split, "score": m.score}
-            for m in matches
+            for m in self.index.top_k(vector, k or self.settings.k, breeds)
         ]
         if self.settings.serves_images:
             for match in found:
