@@ -6,6 +6,7 @@ import logging
 import mimetypes
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -25,7 +26,7 @@ from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.answers import Found, K, Prediction, PredictQuery, SearchQuery
 from doggos_helpers.serve.fetch import UNTYPED, FetchError, fetch_image
 from doggos_helpers.serve.guard import protect, timed
-from doggos_helpers.serve.stages import Classifier, Encoder, Served
+from doggos_helpers.serve.stages import Classifier, Encoder, Served, aside
 
 READY_TIMEOUT_S = 5
 KEPT = {"Cache-Control": "private, max-age=3600"}
@@ -56,7 +57,7 @@ async def call(method: Any, *arguments: Any) -> Any:
 class Api:
     """Take HTTP requests, get their images, embed, classify and search.
 
-    What would keep the other requests waiting, runs in a thread.
+    What would keep the other requests waiting runs in threads.
 
     Args:
         served: What to serve.
@@ -73,6 +74,8 @@ class Api:
         self.classifier = Classifier(served)
         self.index = open_index(self.settings, update=False)
         self.encoder: Any = encoder or Encoder(served, plan)
+        # Of their own: names of hosts are looked up in the others, and may take long.
+        self.threads = ThreadPoolExecutor(plan.serve.threads + 1)
 
     @app.post("/predict/")
     @app.post("/v1/predict")
@@ -99,14 +102,14 @@ class Api:
         """Find the images most similar to words, to one of them, or to breeds."""
         unknown, node = list[str](), this_node()
         if query.path:
-            vector = await asyncio.to_thread(self.index.vector_of, query.path)
+            vector = await aside(self.threads, self.index.vector_of, query.path)
         else:
             text = query.text or ", ".join(query.breeds).replace("_", " ")
             with timed(request, "embed"):
                 vector, unknown, node = await call(self.encoder.text, text)
         wanted = (vector, query.k, request, query.breeds)
         with timed(request, "match"):
-            similar = await asyncio.to_thread(self._nearest, *wanted)
+            similar = await aside(self.threads, self._nearest, *wanted)
         return {"similar": similar, "unknown_words": unknown, "node": node}
 
     @app.get("/images/{path:path}", response_class=Response)
@@ -114,7 +117,7 @@ class Api:
         """Hand out an image of the data set, or a thumbnail of it."""
         data, kind = await self._read(path), mimetypes.guess_type(path)[0]
         if edge:
-            data, kind = await asyncio.to_thread(thumbnail, data, edge), "image/jpeg"
+            data, kind = await aside(self.threads, thumbnail, data, edge), "image/jpeg"
         return Response(data, headers=KEPT | {"Content-Type": kind or UNTYPED[0]})
 
     @app.get("/healthz")
@@ -158,7 +161,7 @@ class Api:
     async def _classify(self, data: bytes, k: K, request: Request) -> Prediction:
         """Classify an image file's bytes, and find k similar images."""
         with timed(request, "decode"):
-            pixels = await asyncio.to_thread(decode, data, self.served.preprocessing)
+            pixels = await aside(self.threads, decode, data, self.served.preprocessing)
         with timed(request, "embed"):
             vector, node, batch = await call(self.encoder.image, pixels)
         request.scope["batch"] = batch
@@ -169,7 +172,7 @@ class Api:
             return {"breeds": named, "similar": similar, "model": model, "node": node}
 
         with timed(request, "match"):
-            return await asyncio.to_thread(match)
+            return await aside(self.threads, match)
 
     def _nearest(
         self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
@@ -189,9 +192,8 @@ class Api:
         try:
             if not self.settings.serves_images:
                 raise SettingsError("no image is handed out here")
-            await asyncio.to_thread(self.index.vector_of, path)
-            root = self.settings.dataset_root
-            return await asyncio.to_thread(read_bytes, root, path)
+            await aside(self.threads, self.index.vector_of, path)
+            return await asyncio.to_thread(read_bytes, self.settings.dataset_root, path)
         except (BadImage, SettingsError) as error:
             fix = "Use a path that a search returned, with serve_images on"
             raise FetchError("no such image here", path, fix, 404) from error
