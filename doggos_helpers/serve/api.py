@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import logging
 import mimetypes
 import secrets
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from doggos_helpers.errors import SettingsError, without_secrets
 from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.answers import Found, K, Prediction, PredictQuery, SearchQuery
 from doggos_helpers.serve.fetch import UNTYPED, FetchError, fetch_image
-from doggos_helpers.serve.guard import protect, timed
+from doggos_helpers.serve.guard import log, protect, timed
 from doggos_helpers.serve.stages import Classifier, Encoder, Served, aside
 
 READY_TIMEOUT_S = 5
@@ -33,7 +32,6 @@ KEPT = {"Cache-Control": "private, max-age=3600"}
 HERE = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:;"
 HERE += " script-src 'nonce-{0}'; style-src 'nonce-{0}'; frame-ancestors 'none'"
 Edge = Annotated[int | None, Query(ge=16, le=1024, description="of a thumbnail")]
-log = logging.getLogger("ray.serve")
 
 # FastAPI's own pages load their scripts from the internet.
 app = protect(FastAPI(title="Doggos", version="1", docs_url=None, redoc_url=None))

@@ -79,9 +79,8 @@ class Encoder:
         self.node, self.thread = this_node(), ThreadPoolExecutor(1)
         # Answers name the unknown words; the logs of a service need not.
         logging.getLogger("doggos_helpers.clip.encoder").setLevel(logging.ERROR)
-        batched: tuple[Any, ...] = (self.image, self.text)
-        for method in batched:
-            method.set_max_batch_size(plan.serve.batch_size)
+        self.image.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
+        self.text.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
         # The first forward pass is slow: better now than with a user waiting.
         self.clip.encode_images(np.zeros((1, *served.preprocessing.crop, 3), "u1"))
 

@@ -1,8 +1,8 @@
 """What goes wrong while requests come at a rate that the service can serve.
 
-Each case is run with the client's policy of docs/guides/production.md (a request is sent
-again, after growing waits) and, where it differs, without it. The rows are written to
-build/serve_faults.md; a dated copy is in benchmarks/results.
+Each case is run with the client's policy of docs/guides/production.md (a request is
+sent again, after growing waits) and, where it differs, without it. The rows are written
+to build/serve_faults.md; a dated copy is in benchmarks/results.
 """
 
 import asyncio
