@@ -72,6 +72,7 @@ class Api:
         self.classifier = Classifier(served)
         self.index = open_index(self.settings, update=False)
         self.encoder: Any = encoder or Encoder(served, plan)
+        self.looking: asyncio.Task | None = None
         # Of their own: names of hosts are looked up in the others, and may take long.
         self.threads = ThreadPoolExecutor(plan.serve.threads + 1)
 
@@ -150,7 +151,14 @@ class Api:
         return HTMLResponse(page.read_text().replace("NONCE", nonce), headers=headers)
 
     async def check_health(self) -> None:
-        """Take a champion that was rolled out since: Serve calls this now and then."""
+        """Look for a champion that was rolled out: Serve calls this now and then.
+
+        It doesn't wait: a storage that hangs makes no replica ill.
+        """
+        if not self.looking or self.looking.done():
+            self.looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
         try:
             await asyncio.to_thread(self.classifier.follow)
         except Exception:

@@ -28,11 +28,7 @@ from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
 
 BODY_BYTES = MAX_BYTES + 64 * 1024  # a multipart form adds something to its image
 OPEN = ("/", "/healthz", "/readyz")  # without a token: the page asks for it
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 RETRY_AFTER_S = 1
 FIX = "Mend the request; GET /openapi.json describes every route"
 BUSY = (BackPressureError, DeploymentUnavailableError, RayActorError, TimeoutError)

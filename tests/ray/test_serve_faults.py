@@ -163,6 +163,29 @@ def test_a_storage_that_is_gone_for_a_while(app):
     assert report["counts"]["failed"] == 0
 
 
+@pytest.mark.long
+def test_a_storage_that_hangs(app):
+    """Who reads the champion's file waits: for longer than Serve takes to give up."""
+    file = app.settings.champion_file
+    before = {actor._actor_id for actor in actors("#Api#")}
+
+    def fault() -> None:
+        content = file.read_text()
+        file.unlink()
+        os.mkfifo(str(file))
+        time.sleep(100)
+        for _ in before:
+            file.write_text(content)  # lets a replica go that reads
+        file.unlink()
+        file.write_text(content)
+
+    report = under_load(
+        app, "the storage hangs for 100 s", fault, retries=0, requests=int(100 * RATE)
+    )
+    assert report["counts"]["failed"] == 0
+    assert {actor._actor_id for actor in actors("#Api#")} == before
+
+
 class Hostile(http.server.BaseHTTPRequestHandler):
     """Answers nothing, or without an end, byte after byte."""
 
