@@ -1,6 +1,7 @@
 """How fast the service answers, beside what limits it and what most people write.
 
     python -m benchmarks.serve sample|vit [ROUNDS]
+    python -m benchmarks.serve trace
 
 One run on one machine, the same JPEGs, CLIP, index and dtype: the sample's own CLIP, or
 a ViT-B/32 of random weights.
@@ -15,6 +16,9 @@ They alternate. Each of `CLIENTS` keeps one request under way for `SECONDS`; the
 by their URL, from a host that takes 100 ms; then requests at fixed rates, whose latency
 counts from when each was due. CPU and memory are those of the server's processes, the
 client's own CPU is told beside them. Each figure is the median of the rounds.
+
+`trace` asks where the time of a lone request goes, as each answer tells in its header
+Server-Timing, and draws it: docs/images/serve_trace.svg.
 """
 
 import asyncio
@@ -37,7 +41,7 @@ import numpy as np
 import psutil
 
 from doggos_helpers.data.images import decode
-from doggos_helpers.loadtest.client import Load, read_test_images, summarise
+from doggos_helpers.loadtest.client import Load, read_test_images, send_load, summarise
 from doggos_helpers.serve.stages import ServeSettings
 from tools.local_cluster import free_ports
 
@@ -472,6 +476,43 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def trace() -> None:
+    """Ask each of ours where the time of a lone request goes, and draw it."""
+    from matplotlib.figure import Figure
+
+    rows = {}
+    with tempfile.TemporaryDirectory() as name:
+        settings = prepare("sample", Path(name))
+        images = read_test_images(settings)
+        for server in [server for server in SERVERS if "ours" in server]:
+            port = free_ports(1)[0]
+            given = settings.model_copy(update={"port": port}).model_dump_json()
+            kind, variables = SERVERS[server]
+            with running(kind, given, "1", **variables):
+                url = f"http://127.0.0.1:{port}"
+                wait_for(f"{url}/readyz")
+                loads = [
+                    asyncio.run(send_load(url, images, requests=n, concurrency=1))
+                    for n in (50, 200)
+                ]
+            parts, mean = loads[-1]["parts_ms"], loads[-1]["latency_ms"]["mean"]
+            total = parts.pop("total")
+            whole = {"HTTP and proxy": mean - total, "API": total - sum(parts.values())}
+            rows[server] = {k: round(v, 2) for k, v in (whole | parts).items()}
+            print(server, rows[server], "mean", mean, flush=True)
+    figure = Figure(figsize=(8, 1 + 0.6 * len(rows)), layout="constrained")
+    axis, left = figure.subplots(), dict.fromkeys(rows, 0.0)
+    for part in next(iter(rows.values())):
+        widths = [row[part] for row in rows.values()]
+        axis.barh(list(rows), widths, left=list(left.values()), label=part)
+        left = {k: left[k] + w for k, w in zip(rows, widths, strict=True)}
+    axis.invert_yaxis()
+    axis.set_xlabel("ms of a lone request")
+    axis.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.4, 1))
+    figure.savefig(RESULTS.parents[1] / "docs" / "images" / "serve_trace.svg")
+    (RESULTS / "serve_trace.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
 def main(arguments: list[str]) -> None:
     """Run a part of it in this process, or all of it."""
     if arguments[0] == "slow_host":
@@ -480,6 +521,8 @@ def main(arguments: list[str]) -> None:
         part = {"plain": plain, "usual": usual, "ours": ours}[arguments[0]]
         part(ServeSettings.model_validate_json(arguments[1]), int(arguments[2]))
         return
+    if arguments[0] == "trace":
+        return trace()
     report = compare(arguments[0], int(arguments[1]) if len(arguments) > 1 else 1)
     file = RESULTS / f"serve_{arguments[0]}.json"
     file.write_text(json.dumps(report, indent=2) + "\n")

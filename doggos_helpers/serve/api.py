@@ -2,10 +2,10 @@
 
 import asyncio
 import io
-import logging
 import mimetypes
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -23,15 +23,15 @@ from doggos_helpers.data.images import BadImage, decode, upright
 from doggos_helpers.errors import SettingsError, without_secrets
 from doggos_helpers.search.index import open_index
 from doggos_helpers.serve.answers import Found, K, Prediction, PredictQuery, SearchQuery
-from doggos_helpers.serve.fetch import FetchError, fetch_image
-from doggos_helpers.serve.guard import protect, timed
-from doggos_helpers.serve.stages import Classifier, Encoder, Served
+from doggos_helpers.serve.fetch import UNTYPED, FetchError, fetch_image
+from doggos_helpers.serve.guard import log, protect, timed
+from doggos_helpers.serve.stages import Classifier, Encoder, Served, aside
 
 READY_TIMEOUT_S = 5
+KEPT = {"Cache-Control": "private, max-age=3600"}
 HERE = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:;"
 HERE += " script-src 'nonce-{0}'; style-src 'nonce-{0}'; frame-ancestors 'none'"
 Edge = Annotated[int | None, Query(ge=16, le=1024, description="of a thumbnail")]
-log = logging.getLogger("ray.serve")
 
 # FastAPI's own pages load their scripts from the internet.
 app = protect(FastAPI(title="Doggos", version="1", docs_url=None, redoc_url=None))
@@ -55,7 +55,7 @@ async def call(method: Any, *arguments: Any) -> Any:
 class Api:
     """Take HTTP requests, get their images, embed, classify and search.
 
-    What would keep the other requests waiting, runs in a thread.
+    What would keep the other requests waiting runs in threads.
 
     Args:
         served: What to serve.
@@ -72,6 +72,9 @@ class Api:
         self.classifier = Classifier(served)
         self.index = open_index(self.settings, update=False)
         self.encoder: Any = encoder or Encoder(served, plan)
+        self.looking: asyncio.Task | None = None
+        # Of their own: names of hosts are looked up in the others, and may take long.
+        self.threads = ThreadPoolExecutor(plan.serve.threads + 1)
 
     @app.post("/predict/")
     @app.post("/v1/predict")
@@ -96,15 +99,16 @@ class Api:
     @app.post("/v1/search")
     async def search(self, query: SearchQuery, request: Request) -> Found:
         """Find the images most similar to words, to one of them, or to breeds."""
-        unknown: list[str] = []
-        node = this_node()
+        unknown, node = list[str](), this_node()
         if query.path:
-            vector = await asyncio.to_thread(self.index.vector_of, query.path)
+            vector = await aside(self.threads, self.index.vector_of, query.path)
         else:
             text = query.text or ", ".join(query.breeds).replace("_", " ")
             with timed(request, "embed"):
                 vector, unknown, node = await call(self.encoder.text, text)
-        similar = await self._nearest(vector, query.k, request, query.breeds)
+        wanted = (vector, query.k, request, query.breeds)
+        with timed(request, "match"):
+            similar = await aside(self.threads, self._nearest, *wanted)
         return {"similar": similar, "unknown_words": unknown, "node": node}
 
     @app.get("/images/{path:path}", response_class=Response)
@@ -112,11 +116,8 @@ class Api:
         """Hand out an image of the data set, or a thumbnail of it."""
         data, kind = await self._read(path), mimetypes.guess_type(path)[0]
         if edge:
-            data, kind = await asyncio.to_thread(thumbnail, data, edge), "image/jpeg"
-        kept = {"Cache-Control": "private, max-age=3600"}
-        return Response(
-            data, media_type=kind or "application/octet-stream", headers=kept
-        )
+            data, kind = await aside(self.threads, thumbnail, data, edge), "image/jpeg"
+        return Response(data, headers=KEPT | {"Content-Type": kind or UNTYPED[0]})
 
     @app.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -150,7 +151,14 @@ class Api:
         return HTMLResponse(page.read_text().replace("NONCE", nonce), headers=headers)
 
     async def check_health(self) -> None:
-        """Take a champion that was rolled out since: Serve calls this now and then."""
+        """Look for a champion that was rolled out: Serve calls this now and then.
+
+        It doesn't wait: a storage that hangs makes no replica ill.
+        """
+        if not self.looking or self.looking.done():
+            self.looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
         try:
             await asyncio.to_thread(self.classifier.follow)
         except Exception:
@@ -159,25 +167,26 @@ class Api:
     async def _classify(self, data: bytes, k: K, request: Request) -> Prediction:
         """Classify an image file's bytes, and find k similar images."""
         with timed(request, "decode"):
-            pixels = await asyncio.to_thread(decode, data, self.served.preprocessing)
+            pixels = await aside(self.threads, decode, data, self.served.preprocessing)
         with timed(request, "embed"):
             vector, node, batch = await call(self.encoder.image, pixels)
         request.scope["batch"] = batch
-        with timed(request, "classify"):
-            breeds, model = await asyncio.to_thread(self.classifier.predict, vector)
-        similar = await self._nearest(vector, k, request)
-        return {"breeds": breeds, "similar": similar, "model": model, "node": node}
 
-    async def _nearest(
+        def match() -> Prediction:
+            named, model = self.classifier.predict(vector)
+            similar = self._nearest(vector, k, request)
+            return {"breeds": named, "similar": similar, "model": model, "node": node}
+
+        with timed(request, "match"):
+            return await aside(self.threads, match)
+
+    def _nearest(
         self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
     ) -> list[Any]:
         """Find similar images, with the URL at which this service has each."""
-        k = k or self.settings.k
-        with timed(request, "search"):
-            matches = await asyncio.to_thread(self.index.top_k, vector, k, breeds)
         found = [
             {"path": m.path, "breed": m.class_name, "split": m.split, "score": m.score}
-            for m in matches
+            for m in self.index.top_k(vector, k or self.settings.k, breeds)
         ]
         if self.settings.serves_images:
             for match in found:
@@ -189,9 +198,8 @@ class Api:
         try:
             if not self.settings.serves_images:
                 raise SettingsError("no image is handed out here")
-            await asyncio.to_thread(self.index.vector_of, path)
-            root = self.settings.dataset_root
-            return await asyncio.to_thread(read_bytes, root, path)
+            await aside(self.threads, self.index.vector_of, path)
+            return await asyncio.to_thread(read_bytes, self.settings.dataset_root, path)
         except (BadImage, SettingsError) as error:
             fix = "Use a path that a search returned, with serve_images on"
             raise FetchError("no such image here", path, fix, 404) from error

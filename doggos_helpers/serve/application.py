@@ -18,7 +18,7 @@ from doggos_helpers.serve.stages import Encoder, Served, ServeSettings
 
 API_CPUS = 0.25  # of a replica that leaves the encoder to another one
 ONGOING_REQUESTS = 64  # of a replica: most of them wait for somebody's web server
-QUEUED_REQUESTS = 256  # more than that are answered 503 at once
+QUEUED_REQUESTS = 100  # more than that are answered 503 at once
 # A replica that is overloaded for 2 s gets help; it is let go after a quiet minute.
 SCALING = {"upscale_delay_s": 2, "downscale_delay_s": 60, "metrics_interval_s": 1}
 

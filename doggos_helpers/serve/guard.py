@@ -28,11 +28,7 @@ from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
 
 BODY_BYTES = MAX_BYTES + 64 * 1024  # a multipart form adds something to its image
 OPEN = ("/", "/healthz", "/readyz")  # without a token: the page asks for it
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 RETRY_AFTER_S = 1
 FIX = "Mend the request; GET /openapi.json describes every route"
 BUSY = (BackPressureError, DeploymentUnavailableError, RayActorError, TimeoutError)
@@ -101,11 +97,10 @@ class Guard:
 def let_in(request: Request) -> None:
     """Raise unless a request bears the token, where there is one."""
     replica: Any = serve.get_replica_context().servable_object
-    token = replica.settings.token.get_secret_value()
-    if not token or request.url.path in OPEN:
-        return
+    token, path = replica.settings.token.get_secret_value(), request.url.path
     given = request.headers.get("authorization", "").encode()
-    if not hmac.compare_digest(given, f"Bearer {token}".encode()):  # in constant time
+    right = hmac.compare_digest(given, f"Bearer {token}".encode())  # in constant time
+    if token and path not in OPEN and not right:
         how = {"WWW-Authenticate": "Bearer"}
         raise HTTPException(401, "this service asks for a token", how)
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,11 @@ class Served:
     preprocessing: Preprocessing
 
 
+async def aside(threads: Executor, function: Callable[..., Any], *given: Any) -> Any:
+    """Call a function in one of some threads, so that the event loop goes on."""
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *given)
+
+
 class Encoder:
     """Embed images and texts, in batches. The one stage that needs a GPU."""
 
@@ -69,12 +76,11 @@ class Encoder:
             threads=plan.serve.threads,
             towers=("image", "text"),
         )
-        self.node = this_node()
+        self.node, self.thread = this_node(), ThreadPoolExecutor(1)
         # Answers name the unknown words; the logs of a service need not.
         logging.getLogger("doggos_helpers.clip.encoder").setLevel(logging.ERROR)
-        batched: tuple[Any, ...] = (self.image, self.text)
-        for method in batched:
-            method.set_max_batch_size(plan.serve.batch_size)
+        self.image.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
+        self.text.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
         # The first forward pass is slow: better now than with a user waiting.
         self.clip.encode_images(np.zeros((1, *served.preprocessing.crop, 3), "u1"))
 
@@ -89,13 +95,13 @@ class Encoder:
         Returns:
             The embedding, float32 [d], the node that computed it, and with how many.
         """
-        vectors = await asyncio.to_thread(self.clip.encode_images, np.stack(pixels))
+        vectors = await aside(self.thread, self.clip.encode_images, np.stack(pixels))
         return [(vector, self.node, len(pixels)) for vector in vectors]
 
     @serve.batch(batch_wait_timeout_s=0)
     async def text(self, texts: list[str]) -> list[tuple[np.ndarray, list[str], str]]:
         """Embed one text; return the embedding, the unknown words and the node."""
-        vectors = await asyncio.to_thread(self.clip.encode_texts, texts)
+        vectors = await aside(self.thread, self.clip.encode_texts, texts)
         unknown = [sorted(set(self.clip.unknown_words(text))) for text in texts]
         return [(v, u, self.node) for v, u in zip(vectors, unknown, strict=True)]
 

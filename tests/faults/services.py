@@ -252,6 +252,11 @@ def other_weights(place: Place) -> Sequence[str]:
     return ["serve", f"--champion={folder}", f"--port={free_ports(1)[0]}"]
 
 
+def version_unknown(place: Place) -> Sequence[str]:
+    champion(place)
+    return ["serve", "--promote=7"]
+
+
 def port_taken(place: Place) -> Sequence[str]:
     return ["serve", f"--port={silent_hub().rpartition(':')[2]}"]
 
@@ -443,6 +448,15 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         AREA,
+        "promotion of a version that is not there",
+        version_unknown,
+        4,
+        "there is no version 7",
+        "the registry has other versions of this data set and model",
+        "Choose one of [1]",
+    ),
+    Case(
+        AREA,
         "port in use",
         port_taken,
         7,
@@ -466,7 +480,7 @@ CASES: tuple[Case, ...] = (
         "load test without a service",
         load_on(no_hub),
         7,
-        "nothing answers (All connection attempts failed)",
+        "nothing answers ([Errno 111] Connection refused)",
         "the service isn't started, or listens elsewhere",
         START_SERVICE,
         after=within(ANSWER_S),

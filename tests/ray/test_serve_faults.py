@@ -1,8 +1,8 @@
 """What goes wrong while requests come at a rate that the service can serve.
 
-Each case is run with the client policy that docs/serving.md gives (requests are sent
-again, with growing waits) and, where it differs, what comes without it is told. The
-rows are written to build/serve_faults.md; a dated copy is in benchmarks/results.
+Each case is run with the client's policy of docs/guides/production.md (a request is
+sent again, after growing waits) and, where it differs, without it. The rows are written
+to build/serve_faults.md; a dated copy is in benchmarks/results.
 """
 
 import asyncio
@@ -161,6 +161,29 @@ def test_a_storage_that_is_gone_for_a_while(app):
 
     report = under_load(app, "the storage gone for 6 s", fault, retries=0)
     assert report["counts"]["failed"] == 0
+
+
+@pytest.mark.long
+def test_a_storage_that_hangs(app):
+    """Who reads the champion's file waits: for longer than Serve takes to give up."""
+    file = app.settings.champion_file
+    before = {actor._actor_id for actor in actors("#Api#")}
+
+    def fault() -> None:
+        content = file.read_text()
+        file.unlink()
+        os.mkfifo(str(file))
+        time.sleep(100)
+        for _ in before:
+            file.write_text(content)  # lets a replica go that reads
+        file.unlink()
+        file.write_text(content)
+
+    report = under_load(
+        app, "the storage hangs for 100 s", fault, retries=0, requests=int(100 * RATE)
+    )
+    assert report["counts"]["failed"] == 0
+    assert {actor._actor_id for actor in actors("#Api#")} == before
 
 
 class Hostile(http.server.BaseHTTPRequestHandler):

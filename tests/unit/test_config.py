@@ -101,6 +101,7 @@ def test_every_option_of_every_command_works_as_help_prints_it(capsys):
 
 
 EXAMPLES = {"int": ["7"], "float": ["0.5"], "str": ["x"], "": []}
+EXAMPLES["SecretStr"] = ["x"]
 
 
 def command_settings():

@@ -17,6 +17,7 @@ import pytest
 from doggos_helpers.errors import DoggosError
 from doggos_helpers.serve import fetch
 from doggos_helpers.serve.fetch import FetchError, fetch_image, is_public
+from doggos_helpers.serve.stages import ServeSettings
 
 IMAGE = b"\xff\xd8\xff" + bytes(range(256)) * 20
 
@@ -105,13 +106,16 @@ def small(monkeypatch) -> None:
     monkeypatch.setattr(fetch, "MAX_BYTES", 20_000)
 
 
-def get(url: str, allow_private: bool = True) -> bytes:
-    return asyncio.run(fetch_image(url, allow_private))
+def get(url: str, allow_private: bool = True, allowed_hosts: str = "") -> bytes:
+    settings = ServeSettings(
+        allow_private_urls=allow_private, allowed_hosts=allowed_hosts
+    )
+    return asyncio.run(fetch_image(url, settings))
 
 
-def refusal(url: str, allow_private: bool = True) -> FetchError:
+def refusal(url: str, **options: object) -> FetchError:
     with pytest.raises(FetchError) as caught:
-        get(url, allow_private)
+        get(url, **options)  # type: ignore[arg-type]
     return caught.value
 
 
@@ -188,6 +192,19 @@ def test_a_wrong_url_is_the_callers_fault(url):
 
 def test_a_password_is_not_repeated_in_the_message():
     assert "secret" not in str(refusal("http://me:secret@example.org/"))
+
+
+def test_only_allowed_hosts_are_fetched_from_behind_redirects_as_well(site):
+    url, seen = site
+    assert get(f"{url}/relative", allowed_hosts="dogs.example, 127.0.0.1") == IMAGE
+    asked = len(seen)
+    error = refusal(f"{url}/dog", allowed_hosts="dogs.example")
+    assert error.status == 403 and "dogs.example" in error.fix
+    assert len(seen) == asked
+    port = url.rpartition(":")[2]
+    elsewhere = f"{url}/to?http://127.0.0.2:{port}/dog"
+    error = refusal(elsewhere, allowed_hosts="127.0.0.1")
+    assert error.status == 403 and error.where == "127.0.0.2"
 
 
 @pytest.mark.parametrize(
