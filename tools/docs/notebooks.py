@@ -7,6 +7,8 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from doggos_helpers.batch.report import is_done
+
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = ROOT / "build" / "tutorial"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -24,11 +26,7 @@ What it takes on four L4 GPUs stands in {{ref}}`the table of costs <costs>`.
 
 def is_current(notebook: Path) -> bool:
     """Tell whether the executed copy of a notebook is of its present cells."""
-    copy = EXECUTED / notebook.name
-    if not copy.is_file():
-        return False
-    now, then = (nbformat.read(path, as_version=4).cells for path in (notebook, copy))
-    return [c.source for c in now] == [c.source for c in then if not _injected(c)]
+    return is_done(notebook, EXECUTED / notebook.name)
 
 
 def read_executed(notebook: Path) -> NotebookNode:
