@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 run = ci/build.sh $(1) && "$$(cat build/.python)" -m
 options = $(if $(DATASET),--dataset "$(DATASET)") $(if $(MODEL),--model "$(MODEL)") $(if $(PARAMS),--params-file "$(PARAMS)")
-.PHONY: tutorial test test-long lint docs docs-serve lab cluster cluster-down constraints clean
+.PHONY: tutorial test test-long lint docs docs-serve lab cluster cluster-down hosts constraints clean
 
 # What make starts runs on a Ray of its own, whatever else runs on this machine.
 tutorial test test-long docs docs-serve: export DOGGOS_ADDRESS ?= local
@@ -27,6 +27,8 @@ cluster:  ## a head and two worker nodes on this machine; prints the lines to ex
 	@$(call run) tools.local_cluster up
 cluster-down:
 	@$(call run) tools.local_cluster down
+hosts:  ## four hosts on this machine (needs root), and a shell on one of them
+	@$(call run,dev) tests.hosts
 constraints:  ## constraints.txt for every Python and platform, after changing a pin
 	@tools/constraints.sh
 clean:

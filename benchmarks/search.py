@@ -10,6 +10,7 @@ Resident memory is what the process holds beyond that of one that has imported t
 """
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,15 +25,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from doggos_helpers.artefacts import write_run
+from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.search import index as searching
 from doggos_helpers.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 DIMENSION, QUERIES, K = 512, 200, 10
-WAYS = ("exact", "vector index", "take_all + cdist")
-MOST_TAKEN = 100_000  # Python objects of a million would take some 20 GB
+WAYS = {  # to search, and the most rows of which it is tried
+    "NumPy": 2**40,
+    "in memory": 100_000,  # a million would take minutes for all queries
+    "vector index": 2**40,
+    "take_all + cdist": 100_000,  # Python objects of a million would take some 20 GB
+}
+ASKED = {"in memory": 50, "take_all + cdist": 3}  # queries, where they are slow
 MIB = 2**20
-FILTERS = {"all": {}, "one class": {"classes": ["breed_03"]}, "test": {"split": "test"}}
+FILTERS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "one class": {"classes": ["breed_03"]},
+    "test": {"split": "test"},
+    "both": {"classes": ["breed_03"], "split": "test"},
+}
+Top = Callable[..., list[str]]
 
 
 def spectrum() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -107,19 +120,14 @@ def resident() -> float:
     return psutil.Process().memory_full_info().uss / MIB
 
 
-def search(settings: Settings, way: str, queries: np.ndarray) -> dict[str, Any]:
-    """Open what a way searches in, and ask."""
-    from doggos_helpers.search import vector_index  # noqa: F401
-
-    before, started = resident(), time.perf_counter()
-    searching.EXACT_ROWS = 0 if way == "vector index" else 2**40
-    top: Callable[..., list[str]]
+def asker(settings: Settings, way: str) -> Top:
+    """Open what a way searches in; return what answers a query with paths."""
     if way == "take_all + cdist":
         from scipy.spatial.distance import cdist
 
         rows = pq.read_table(str(settings.embeddings_dir / "table")).to_pylist()
 
-        def top(vector: np.ndarray, classes: Any = (), split: str = "") -> list[str]:
+        def by_distance(vector: np.ndarray, classes=(), split="") -> list[str]:
             some = [
                 row
                 for row in rows
@@ -130,15 +138,33 @@ def search(settings: Settings, way: str, queries: np.ndarray) -> dict[str, Any]:
             near = np.argsort(cdist(vector[None], matrix, "cosine")[0])[:K]
             return [some[i]["path"] for i in near]
 
-        queries = queries[:3]
-    else:
-        index = searching.open_index(settings, update=False)
+        return by_distance
+    if way == "NumPy":
+        table = read_embeddings(settings)
 
-        def top(vector: np.ndarray, **chosen: Any) -> list[str]:
-            return [match.path for match in index.top_k(vector, K, **chosen)]
+        def by_product(vector: np.ndarray, classes=(), split="") -> list[str]:
+            scores = table.vectors @ vector
+            if classes:
+                scores[~np.isin(table.classes, classes)] = -1
+            if split:
+                scores[table.splits != split] = -1
+            near = np.argpartition(scores, -K)[-K:]
+            return table.paths[near[np.argsort(-scores[near])]].tolist()
 
-    opened = time.perf_counter() - started
-    told: dict[str, Any] = {"open_s": opened, "found": {}}
+        return by_product
+    searching.EXACT_ROWS = 0 if way == "vector index" else 2**40
+    index = searching.open_index(settings, update=False)
+    return lambda vector, **only: [m.path for m in index.top_k(vector, K, **only)]
+
+
+def search(settings: Settings, way: str, queries: np.ndarray) -> dict[str, Any]:
+    """Open what a way searches in, and ask."""
+    import doggos_helpers.search.stored  # noqa: F401
+
+    queries = queries[: ASKED.get(way, QUERIES)]
+    before, started = resident(), time.perf_counter()
+    top = asker(settings, way)
+    told: dict[str, Any] = {"open_s": time.perf_counter() - started, "found": {}}
     for name, chosen in FILTERS.items():
         seconds, found = [], []
         top(queries[0], **chosen)
@@ -154,12 +180,12 @@ def search(settings: Settings, way: str, queries: np.ndarray) -> dict[str, Any]:
 
 def build(settings: Settings) -> dict[str, float]:
     """Build the vector index."""
-    from doggos_helpers.search.vector_index import update_index
+    from doggos_helpers.search.stored import update_index
 
     started = time.perf_counter()
     update_index(settings)
-    peak = psutil.Process().memory_info().rss / MIB
-    return {"build_s": time.perf_counter() - started, "build_rss_mib": peak}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"build_s": time.perf_counter() - started, "build_peak_mib": peak}
 
 
 def alone(place: str, job: str) -> dict[str, Any]:
@@ -175,10 +201,10 @@ def compare(rows: int, shape: Any) -> dict[str, Any]:
         queries = write_table(Settings(storage=place), rows, shape)
         np.save(Path(place, "queries.npy"), queries)
         told = {"vector index": alone(place, "build")}
-        ways = [w for w in WAYS if rows <= MOST_TAKEN or w != "take_all + cdist"]
+        ways = [way for way, most in WAYS.items() if rows <= most]
         for way in ways:
             told.setdefault(way, {}).update(alone(place, way))
-        true = told["exact"]["found"]
+        true = told["NumPy"]["found"]
         for way in ways:
             for name, found in told[way].pop("found").items():
                 pairs = zip(found, true[name], strict=False)
@@ -201,8 +227,10 @@ def main(arguments: list[str]) -> None:
         return
     sizes = [int(a) for a in arguments] or [10_000, 100_000, 1_000_000]
     shape = spectrum()
-    told = {rows: compare(rows, shape) for rows in sizes}
-    RESULTS.write_text(json.dumps(told, indent=1) + "\n")
+    told = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for rows in sizes:
+        told[str(rows)] = compare(rows, shape)
+        RESULTS.write_text(json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -162,13 +162,14 @@ def write_run(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **record,
         "settings": settings.shown(),
-        "versions": {name: _version(name) for name in RECORDED},
+        "versions": {name: installed(name) for name in RECORDED},
     }
     write_json(folder / "run.json", run)
     return run
 
 
-def _version(name: str) -> str:
+def installed(name: str) -> str:
+    """Return the version of a distribution that is installed here, or that it isn't."""
     try:
         return version(name)
     except PackageNotFoundError:

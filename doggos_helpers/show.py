@@ -156,16 +156,24 @@ def bars(values: Mapping[str, float], label: str) -> "Figure":
 
 
 def usage(samples: pd.DataFrame) -> "Figure":
-    """Draw what was sampled while something ran: each column over the first one."""
-    over, *names = samples.columns
+    """Draw what was sampled while something ran: each column over the first one.
+
+    Where there is a column `node`, each node has its line.
+    """
+    over, *names = [c for c in samples.columns if c != "node"]
+    nodes = samples.groupby("node") if "node" in samples else [("", samples)]
     figure = new_figure(7, 1.5 * len(names))
     axes = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     for axis, name in zip(axes, names, strict=True):
-        axis.plot(samples[over], samples[name], color="#4477aa", marker=".", ms=4)
+        for number, (node, seen) in enumerate(nodes):
+            color = "#4477aa" if "node" not in samples else f"C{number}"
+            axis.plot(seen[over], seen[name], color=color, marker=".", ms=4, label=node)
         axis.set_title(name, fontsize=9, loc="left")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * samples[name].max() or 1)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel(over)
+    if "node" in samples:
+        axes[0].legend(fontsize=7)
     return figure
 
 

@@ -18,8 +18,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # In this order cheap tests fail first.
-ORDER = ("unit", "setup", "ray", "faults", "cluster", "notebooks", "docs")
-RAYS = ("ray/", "faults/", "cluster/", "notebooks/test_execute", "setup/test_lab")
+ORDER = ("unit", "setup", "ray", "faults", "cluster", "hosts", "notebooks", "docs")
+RAYS = (
+    "ray/",
+    "faults/",
+    "cluster/",
+    "hosts/",
+    "notebooks/test_execute",
+    "setup/test_lab",
+)
 UNTOUCHED = "test_untouched.py"
 CANARY = "canary"
 HOME = "DOGGOS_TEST_HOME"

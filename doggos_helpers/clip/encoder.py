@@ -1,15 +1,13 @@
 """The encoder: the one home of CLIP's forward passes, for batch, search and serving."""
 
-import functools
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from doggos_helpers.clip.files import model_source
+from doggos_helpers.clip.files import model_folder
 from doggos_helpers.clip.model import (
     load_processor,
     load_tokenizer,
@@ -20,18 +18,12 @@ from doggos_helpers.data.images import Preprocessing
 
 
 def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
-    """Read how the model's own processor resizes and crops.
-
-    Raises:
-        ModelError: The model has no processor, or it can't be loaded.
-    """
-    return preprocessing_of(load_processor(model, revision))
+    """Read how the model's own processor resizes and crops."""
+    return preprocessing_of(load_processor(model_folder(model, revision)))
 
 
 class ClipEncoder:
     """The image and text towers of a CLIP model, with unit-length output.
-
-    Runs where it is constructed; load only the towers that are needed.
 
     Args:
         model: `sample`, a folder or a hub id.
@@ -39,7 +31,7 @@ class ClipEncoder:
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16".
         threads: CPU threads for torch; 0 leaves torch's choice.
-        towers: "image", "text" or both.
+        towers: "image", "text" or both; load only what is needed.
 
     Raises:
         ModelError: The model can't be loaded.
@@ -59,40 +51,35 @@ class ClipEncoder:
 
         if threads:
             torch.set_num_threads(threads)
-        self.model, self.device = model, device
-        self.dtype = getattr(torch, dtype)
-        self._image: Any = None
-        self._text: Any = None
+        self.device, self.dtype = device, getattr(torch, dtype)
+        folder = model_folder(model, revision, weights=True)
+        self._towers = {t: load_tower(folder, t, dtype).to(device) for t in towers}
         if "image" in towers:
-            self._image = load_tower(model, revision, "image", dtype).to(device)
-            processor = load_processor(model, revision)
+            processor = load_processor(folder)
             self.preprocessing = preprocessing_of(processor)
             scale = torch.tensor([processor.image_mean, processor.image_std]) * 255
             self._mean, self._std = scale.view(2, 1, 3, 1, 1).to(device)
         if "text" in towers:
-            self._text = load_tower(model, revision, "text", dtype).to(device)
-            self._tokenizer = load_tokenizer(model, revision)
-        self.dimension = int((self._image or self._text).config.projection_dim)
+            self._tokenizer = load_tokenizer(folder)
+        words = folder / "words.json"
+        self._words = json.loads(words.read_text()) if words.is_file() else []
+        self.dimension = int(self._tower(towers[0]).config.projection_dim)
 
     def encode_images(self, pixels: np.ndarray) -> np.ndarray:
-        """Embed preprocessed images.
-
-        Args:
-            pixels: uint8 [n, height, width, 3], from `images.decode`.
+        """Embed uint8 [n, height, width, 3] of `images.decode`.
 
         Returns:
             float32 [n, dimension], each row of length one.
         """
         import torch
 
-        if self._image is None:
-            raise ValueError("this encoder was loaded without its image tower")
+        tower = self._tower("image")
         with torch.inference_mode():
             # torch warns of read-only arrays, and Ray's batches are read-only.
             batch = torch.from_numpy(np.array(pixels)).to(self.device)
             batch = batch.permute(0, 3, 1, 2).float()
             batch = ((batch - self._mean) / self._std).to(self.dtype)
-            return _unit(self._image(pixel_values=batch).image_embeds)
+            return _unit(tower(pixel_values=batch).image_embeds)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embed texts; words that the model doesn't know are warned of.
@@ -102,41 +89,28 @@ class ClipEncoder:
         """
         import torch
 
-        if self._text is None:
-            raise ValueError("this encoder was loaded without its text tower")
+        tower = self._tower("text")
         if unknown := sorted({w for text in texts for w in self.unknown_words(text)}):
-            known = known_words(self.model)
             logging.getLogger(__name__).warning(
-                "The model has never seen the words: %s. It knows %d others: %s",
+                "The model has never seen the words: %s. It knows these: %s",
                 ", ".join(unknown),
-                len(known),
-                ", ".join(known),
+                ", ".join(self._words),
             )
-        tokens = self._tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self._text.config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.device)
+        most = tower.config.max_position_embeddings
+        options = {"padding": True, "truncation": True, "max_length": most}
+        tokens = self._tokenizer(list(texts), **options, return_tensors="pt")
         with torch.inference_mode():
-            return _unit(self._text(**tokens).text_embeds)
+            return _unit(tower(**tokens.to(self.device)).text_embeds)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a text that the model was never trained on.
-
-        A model whose folder has no words.json, such as the real CLIP, knows all.
-        """
-        known = set(known_words(self.model))
+        """Return words that aren't in words.json; without one a model knows all."""
         words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
-        return [w for w in words if w not in known] if known else []
+        return [w for w in words if w not in self._words] if self._words else []
 
-
-@functools.lru_cache(maxsize=4)
-def known_words(model: str) -> tuple[str, ...]:
-    """Read the words a model knows from its words.json; empty where it has none."""
-    file = Path(model_source(model)) / "words.json"
-    return tuple(json.loads(file.read_text())) if file.is_file() else ()
+    def _tower(self, name: str) -> Any:
+        if name not in self._towers:
+            raise ValueError(f"this encoder was loaded without its {name} tower")
+        return self._towers[name]
 
 
 def _unit(vectors: Any) -> np.ndarray:

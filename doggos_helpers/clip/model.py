@@ -4,147 +4,91 @@ transformers checks names, shapes and formats as it loads a model, and runs no c
 pickles; what it lets pass in silence is checked here.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from doggos_helpers.clip.files import FIX, hub_problem, model_folder, model_source
+from doggos_helpers.clip.files import model_folder, model_source, refused
 from doggos_helpers.data.images import Preprocessing, preprocess
 from doggos_helpers.errors import ModelError
 from doggos_helpers.settings import Settings
 
-COPY = "Copy all files again from the same CLIP model, saved with its projections"
-CLIP = "Use a CLIP model for RGB images, such as openai/clip-vit-base-patch32"
-TOWERS = {  # what transformers calls them, in its classes and in weights and types
-    "image": ("CLIPVisionModelWithProjection", "vision_model"),
-    "text": ("CLIPTextModelWithProjection", "text_model"),
-}
-PARTS = {  # of a model, what to do where one can't be loaded
-    "AutoConfig": ("config", COPY),
-    "AutoImageProcessor": (
-        "image processor",
-        "Copy preprocessor_config.json from the original model",
-    ),
-    "AutoTokenizer": (
-        "tokenizer",
-        "Search by image, or copy tokenizer.json from the original model",
-    ),
+COPY = "Use all files of one CLIP model, such as openai/clip-vit-base-patch32"
+TOWERS = {  # transformers' class, the prefix of its weights, its part of a config
+    "image": ("CLIPVisionModelWithProjection", "vision_model", "vision_config"),
+    "text": ("CLIPTextModelWithProjection", "text_model", "text_config"),
 }
 
 
 def check_model(settings: Settings, towers: Sequence[str] = ("image",)) -> None:
-    """Load the model of the settings once, to see that it can do what is asked.
+    """Load some towers of the settings' model: "image", "text" or both.
 
-    The weights of a hub model are left to the workers, where they aren't cached.
-
-    Args:
-        settings: For model and model_revision.
-        towers: "image", "text" or both: what the model is needed for.
+    The weights of a hub model are left to the workers.
 
     Raises:
-        ModelError: It can't be found, isn't a CLIP model, is damaged, or lacks what a
-            tower needs.
+        ModelError: It can't be found, isn't a CLIP model, or isn't whole.
     """
-    model, revision = settings.model, settings.model_revision
-    folder = model_folder(model, revision)
-    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    folder = model_folder(settings.model, settings.model_revision)
+    config = load_part("AutoConfig", folder)
     for tower in towers:
-        config = tower_config(model, revision, tower)
-        if weights or folder.parent.name != "snapshots":
-            load_tower(model, revision, tower, "float32")
+        _, prefix, part = TOWERS[tower]
+        if config.model_type not in ("clip", f"clip_{prefix}"):
+            what = f"not a CLIP model with {tower}s but of type {config.model_type}"
+            raise ModelError(what, str(folder), COPY)
+        if folder == Path(model_source(settings.model)):
+            load_tower(folder, tower, "float32")
         if tower == "text":
-            load_tokenizer(model, revision)
+            load_tokenizer(folder)
         else:
-            _check_processor(load_processor(model, revision), config.image_size, model)
+            _check_processor(folder, getattr(config, part, config).image_size)
 
 
-def load_part(loader: str, model: str, revision: str, **options: Any) -> Any:
-    """Call the `from_pretrained` of a class of transformers.
-
-    Raises:
-        ModelError: With the first line of what transformers says.
-    """
+def load_part(loader: str, folder: Path, **options: Any) -> Any:
+    """Call a `from_pretrained` of transformers; what it raises is a ModelError."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    folder, source = model_folder(model, revision), model_source(model)
-    if not (folder / "config.json").is_file():
-        raise ModelError("not a model: the folder has no config.json", source, FIX)
-    if folder != Path(source):  # the commit, which holds more files than are here
-        options |= {"revision": folder.name, "local_files_only": bool(hub_problem())}
-    try:
-        return getattr(transformers, loader).from_pretrained(source, **options)
-    except Exception as error:  # what transformers raises isn't one family
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        part, fix = PARTS.get(loader, ("weights", COPY))
-        raise ModelError(
-            f"can't load the model's {part} ({why})", source, fix
-        ) from error
+    with refused("can't load the model", folder, COPY):
+        return getattr(transformers, loader).from_pretrained(folder, **options)
 
 
-def tower_config(model: str, revision: str, tower: str) -> Any:
-    """Read what a tower is like: "image" or "text".
-
-    Raises:
-        ModelError: The model is none, or lacks it.
-    """
-    config = load_part("AutoConfig", model, revision)
-    kind, own = config.model_type, f"clip_{TOWERS[tower][1]}"
-    if kind not in ("clip", own):
-        what = f"not a CLIP model with {tower}s but of type {kind}"
-        raise ModelError(what, model, CLIP)
-    whole = {"image": "vision_config", "text": "text_config"}[tower]
-    return config if kind == own else getattr(config, whole)
-
-
-def load_tower(model: str, revision: str, tower: str, dtype: str) -> Any:
+def load_tower(folder: Path, tower: str, dtype: str) -> Any:
     """Load one tower of a model.
 
     Raises:
-        ModelError: It isn't whole: what is missing would be random, and what is beyond
-            its config left out.
+        ModelError: Weights would be random, or left out, in silence.
     """
     import torch
 
-    tower_config(model, revision, tower)
-    loader, prefix = TOWERS[tower]
+    loader, prefix, _ = TOWERS[tower]
     options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
-    loaded, report = load_part(loader, model, revision, **options)
-    if lacking := sorted(report["missing_keys"]):
-        what = f"lacks {len(lacking)} weights, such as {lacking[0]}"
-        raise ModelError(f"the model {what}", model, COPY)
-    if beyond := sorted(n for n in report["unexpected_keys"] if n.startswith(prefix)):
-        what = f"has weights that config.json doesn't know, such as {beyond[0]}"
-        raise ModelError(f"the model {what}", model, COPY)
+    loaded, report = load_part(loader, folder, **options)
+    lacking = report["missing_keys"]
+    beyond = [name for name in report["unexpected_keys"] if name.startswith(prefix)]
+    if lacking or beyond:
+        counts = f"{len(lacking)} are missing and {len(beyond)} too many"
+        what = f"the model's weights don't fit its config.json: {counts}, such as"
+        raise ModelError(f"{what} {min([*lacking, *beyond])}", str(folder), COPY)
     return loaded.eval()
 
 
-def load_tokenizer(model: str, revision: str) -> Any:
-    """Load a model's tokenizer.
-
-    Raises:
-        ModelError: It has none; transformers would make an empty one.
-    """
-    tokenizer = load_part("AutoTokenizer", model, revision)
+def load_tokenizer(folder: Path) -> Any:
+    """Load a tokenizer; where there is none, transformers would make an empty one."""
+    tokenizer = load_part("AutoTokenizer", folder)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         what = "the model has no tokenizer, so it can't embed texts"
-        raise ModelError(what, model, PARTS["AutoTokenizer"][1])
+        fix = "Search by image, or copy tokenizer.json from the original model"
+        raise ModelError(what, str(folder), fix)
     return tokenizer
 
 
-@functools.lru_cache(maxsize=4)
-def load_processor(model: str, revision: str) -> Any:
-    """Load a model's own image processor.
-
-    Raises:
-        ModelError: It has none, or it can't be loaded.
-    """
+def load_processor(folder: Path) -> Any:
+    """Load a model's own image processor."""
     # Without torchvision PIL is what is left; named, it needs no warning.
-    return load_part("AutoImageProcessor", model, revision, backend="pil")
+    return load_part("AutoImageProcessor", folder, backend="pil")
 
 
 def preprocessing_of(processor: Any) -> Preprocessing:
@@ -158,25 +102,18 @@ def preprocessing_of(processor: Any) -> Preprocessing:
     )
 
 
-def _check_processor(processor: Any, edge: int, model: str) -> None:
+def _check_processor(folder: Path, edge: int) -> None:
     """Compare one image through the model's own processor and through ours."""
     from PIL import Image
 
-    random = np.random.default_rng(0)
+    processor, random = load_processor(folder), np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (3 * edge, 2 * edge, 3), np.uint8))
-    try:
+    with refused("the image processor is not for RGB images of one size", folder, COPY):
         theirs = np.array(processor(images=image, return_tensors="np").pixel_values)[0]
-        mean, std = np.array(processor.image_mean), np.array(processor.image_std)
         pixels = preprocess(image, preprocessing_of(processor))
-        ours = ((pixels / 255 - mean) / std).transpose(2, 0, 1)
-    except Exception as error:  # it does something that ours doesn't know
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        what = f"the image processor is not for RGB images of one size ({why})"
-        raise ModelError(what, model, CLIP) from error
-    if theirs.shape[1:] != (edge, edge):
-        made = " x ".join(map(str, theirs.shape[1:]))
-        what = f"the image processor makes {made} pixels, and the model takes"
-        raise ModelError(f"{what} {edge} x {edge}", model, COPY)
-    if theirs.shape != ours.shape or np.abs(theirs - ours).max() > 0.02:
-        what = "the image processor doesn't resize, crop, rescale and normalise alone"
-        raise ModelError(what, model, CLIP)
+        ours = (pixels / 255 - processor.image_mean) / processor.image_std
+    ours = ours.transpose(2, 0, 1)
+    alike = theirs.shape == ours.shape == (3, edge, edge)
+    if not alike or np.abs(theirs - ours).max() > 0.02:
+        what = f"the image processor doesn't just resize and crop to {edge} x {edge}"
+        raise ModelError(f"{what}, rescale and normalise", str(folder), COPY)

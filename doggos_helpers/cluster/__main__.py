@@ -1,20 +1,17 @@
 """Says what it finds of all the series needs: ``python -m doggos_helpers.cluster``."""
 
-from collections.abc import Sequence
-
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Print what is found of all that the series needs; return 1 if anything isn't ok.
 
     So it says as well which Ray would be joined, its nodes and the worker plan.
     """
     from doggos_helpers.cluster.doctor import examine
 
-    settings = Settings.from_command("doggos_helpers.cluster", list(arguments))
-    wrong = 0
+    settings, wrong = Settings.from_command("doggos_helpers.cluster", arguments), 0
     for finding in examine(settings):
         print(finding, flush=True)
         wrong += bool(finding.fix)

@@ -2,37 +2,40 @@
 
 import contextlib
 import logging
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
+import doggos_helpers
+import doggos_sample
+from doggos_helpers import environment
 from doggos_helpers.artefacts import check_storage
+from doggos_helpers.cluster.alike import check_alike
 from doggos_helpers.cluster.kernel import let_go_after_interrupts
-from doggos_helpers.cluster.nodes import growth_limits, live_nodes, remembered_address
-from doggos_helpers.cluster.plan import Node, WorkerPlan, plan_workers
-from doggos_helpers.environment import (
-    bucket_access,
-    environment,
-    ray_address,
-    telemetry,
+from doggos_helpers.cluster.monitor import Usage, monitor
+from doggos_helpers.cluster.nodes import (
+    check_answers,
+    growth_limits,
+    live_nodes,
+    running_here,
 )
+from doggos_helpers.cluster.plan import Node, WorkerPlan, plan_workers
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import LOCAL, Settings
 
 BLOCK_BYTES = 16 * 2**20  # what a task holds at a time, several times over
-ANSWER_S = 10
 STARTED_HERE = "doggos-started-here"  # the namespace tells it whenever one connects
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-PACKAGES = ("doggos_helpers", "doggos_sample")  # what workers import
+# Ray's C++ core reports as errors what a user can do nothing about; and Ray refuses
+# what a job has set as well.
+AT_INIT = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
+FIX = (
+    "Check DOGGOS_ADDRESS or RAY_ADDRESS and, where it asks for a token,"
+    " RAY_AUTH_MODE=token; address=local starts one here, with logs in /tmp/ray"
+)
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class Cluster:
         cpus, gpus = sum(n.cpus for n in self.nodes), sum(n.gpus for n in self.nodes)
         nodes = f"{len(self.nodes)} node{'s' if len(self.nodes) != 1 else ''}"
         return (
-            f"{how}: {nodes}, {cpus:g} CPUs, {gpus:g} GPUs; "
-            f"storage {self.storage}; dashboard {self.dashboard or 'off'}"
+            f"{how}: {nodes}, {cpus:g} CPUs, {gpus:g} GPUs; storage {self.storage};"
+            f" dashboard {self.dashboard or 'off'}"
         )
 
+    def monitor(self) -> contextlib.AbstractContextManager[Usage]:
+        """Sample what each node uses while a `with` block runs; see `Usage`."""
+        return monitor()
 
-def connect(settings: Settings) -> Cluster:
+
+def connect(settings: Settings, alike: bool = True) -> Cluster:
     """Join or start a Ray cluster, and print one line that says which.
 
     The address is `settings.address`, else `RAY_ADDRESS`, else a cluster running on
@@ -67,17 +74,17 @@ def connect(settings: Settings) -> Cluster:
     again keeps the connection.
 
     Raises:
-        ClusterError: No cluster answers at the address, or it can't hold the plan.
+        ClusterError: No cluster answers at the address, it can't hold the plan, or its
+            nodes differ (only asked if `alike`).
     """
     let_go_after_interrupts()
     if not ray.is_initialized():
-        # Ray's C++ core reports as errors what a user can do nothing about; and Ray
-        # refuses what a job has set as well.
-        quiet = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
-        with environment(**quiet), _no_stderr():
-            _join_or_start(settings)
+        _join_or_start(settings)
     check_storage(settings)
+    _configure_ray_data(settings)
     nodes, grow_to = live_nodes(), growth_limits(settings)
+    if alike:
+        check_alike(nodes, settings)
     context = ray.get_runtime_context()
     dashboard = ray.init(ignore_reinit_error=True, **QUIET).dashboard_url
     cluster = Cluster(
@@ -89,7 +96,6 @@ def connect(settings: Settings) -> Cluster:
         storage=str(settings.storage_root),
         plan=plan_workers(nodes, settings, grow_to),
     )
-    _configure_ray_data(settings)
     print(cluster)
     return cluster
 
@@ -108,74 +114,25 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-@contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Keep what is below Python from printing to standard error for a block.
-
-    Ray 2.60.0 announces its log level there at each start, as it does an address that
-    doesn't answer; what goes wrong is raised as well.
-    """
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
 def _join_or_start(settings: Settings) -> None:
-    given = settings.address or ray_address()
-    address = given or remembered_address()
-    if address and address != LOCAL:
-        try:
-            _check_answers(address)
-            ray.init(address=address, runtime_env=shipped(settings), **QUIET)
-            return
-        except (OSError, RuntimeError, ValueError, RayError) as error:
-            if given:
-                raise ClusterError(
-                    f"no Ray cluster answers ({str(error).splitlines()[0]})",
-                    address,
-                    "Check DOGGOS_ADDRESS or RAY_ADDRESS and, where it asks for a"
-                    " token, RAY_AUTH_MODE=token; address=local starts one here",
-                ) from error
+    given = settings.address or environment.ray_address()
+    address = given or running_here() or LOCAL
+    options: dict[str, Any] = {"runtime_env": shipped(settings)}
+    if address == LOCAL:
+        options = {"namespace": STARTED_HERE}
     try:
-        ray.init(address=LOCAL, namespace=STARTED_HERE, **QUIET)
-    except Exception as error:  # Ray raises a bare one where a process didn't come up
+        if given:
+            check_answers(given)
+        with environment.environment(**AT_INIT):
+            ray.init(address=address, **options, **QUIET)
+    except Exception as error:  # Ray's own are of several families, and bare ones
         ray.shutdown()
-        raise ClusterError(
-            f"Ray can't be started here ({str(error).splitlines()[0]})",
-            socket.gethostname(),
-            "Run it again when the machine is less busy; /tmp/ray/session_latest/logs"
-            " says more",
-        ) from error
+        what = "starts here" if address == LOCAL else "cluster answers"
+        why = str(error).splitlines()[0]
+        raise ClusterError(f"no Ray {what} ({why})", address, FIX) from error
     # Ray writes its token readable by all (mode 0644).
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
-        token.chmod(0o600)
-
-
-def _check_answers(address: str) -> None:
-    """Raise OSError where nothing, or no Ray, listens, or one with another token.
-
-    Ray itself would try for minutes, for ever, and for 20 seconds.
-    """
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or "://" in address:
-        return
-    socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
-    try:
-        asked = subprocess.run(
-            [*ask, address], capture_output=True, text=True, timeout=ANSWER_S
-        )
-    except subprocess.TimeoutExpired:
-        raise TimeoutError("what listens there is no Ray, or hangs") from None
-    if asked.returncode:
-        said = (asked.stderr.strip().splitlines() or ["its health check failed"])[-1]
-        raise OSError(said.partition(". ")[0].rpartition(": ")[2])
+    with contextlib.suppress(FileNotFoundError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
 def shipped(settings: Settings) -> dict[str, Any]:
@@ -185,11 +142,11 @@ def shipped(settings: Settings) -> dict[str, Any]:
     buckets goes along where the data set or the storage is one.
     """
     bucket = "s3://" in f"{settings.dataset} {settings.storage}"
-    found = [str(find_spec(name).origin) for name in PACKAGES]  # type: ignore[union-attr]
+    key = environment.bucket_access() if bucket else {}
     return {
-        "py_modules": [str(Path(origin).parent) for origin in found],
+        "py_modules": [*doggos_helpers.__path__, *doggos_sample.__path__],
         "excludes": ["__pycache__"],
-        "env_vars": telemetry() | (bucket_access() if bucket else {}),
+        "env_vars": environment.telemetry() | key,
     }
 
 

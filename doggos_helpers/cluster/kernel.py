@@ -12,18 +12,15 @@ def let_go_after_interrupts() -> None:
     pipeline, too, and the same cell, run again, would wait for their CPUs for ever.
     Harmless if called twice, and outside of IPython.
     """
-    if "IPython" in sys.modules:
-        from IPython import get_ipython
-
-        if shell := get_ipython():
-            shell.events.register("post_run_cell", _let_go)
+    ipython = sys.modules.get("IPython")
+    if shell := ipython and ipython.get_ipython():
+        shell.events.register("post_run_cell", _let_go)
 
 
 def _let_go(result: Any) -> None:
-    from IPython import get_ipython
-
     if isinstance(result.error_in_exec, KeyboardInterrupt):
-        result.error_in_exec.__traceback__ = get_ipython().InteractiveTB.tb = None
+        shell = sys.modules["IPython"].get_ipython()
+        result.error_in_exec.__traceback__ = shell.InteractiveTB.tb = None
         for name in ("last_exc", "last_value", "last_traceback"):
             setattr(sys, name, None)
         gc.collect()  # an actor pool and its operator refer to each other

@@ -5,10 +5,9 @@ It counts *per node*: three nodes with half a CPU left each can't run a task tha
 needs one CPU, though the sum says so, and Ray Data would wait for ever.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from doggos_helpers.errors import ClusterError
@@ -35,6 +34,11 @@ class Node:
     is_head: bool = False
     bfloat16: bool = False
 
+    def __str__(self) -> str:
+        """Say what it has."""
+        kinds = f" ({', '.join(self.accelerators)})" if self.accelerators else ""
+        return f"{self.name}: {amounts(self.cpus, self.gpus, self.memory)}{kinds}"
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -55,6 +59,10 @@ class StagePlan:
     memory: int = 0
     task_cpus: float = 0.0
 
+    def __str__(self) -> str:
+        """Say what it asks of the nodes."""
+        return f"{self.workers} workers of {amounts(self.cpus, self.gpus, self.memory)}"
+
 
 @dataclass(frozen=True)
 class WorkerPlan:
@@ -67,19 +75,14 @@ class WorkerPlan:
     device: str
     accelerator_type: str
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one row a stage, for a table."""
-        stages = ("embed", "train", "evaluate", "serve")
-        return [{"stage": s} | vars(getattr(self, s)) for s in stages]
+    @property
+    def stages(self) -> dict[str, StagePlan]:
+        """The plan of each stage by its name."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, StagePlan)}
 
     def __str__(self) -> str:
         """Say it in one line a stage."""
-        return "\n".join(
-            f"  {row['stage']:<9}{row['workers']} workers (at most {row['per_node']} a"
-            f" node): {amounts(row['cpus'], row['gpus'], row['memory'])},"
-            f" {row['threads']} threads, batch {row['batch_size']}, {row['dtype']}"
-            for row in self.rows()
-        )
+        return "\n".join(f"{name:<9} {plan}" for name, plan in self.stages.items())
 
 
 def plan_workers(
@@ -98,40 +101,27 @@ def plan_workers(
             have, or no node has a CPU.
     """
     grown = _with_growth(nodes, grow_to or {})
-    usable = _matching(grown, settings, fixed=grow_to is None)
-    has_gpu = any(n.gpus > 0 for n in usable)
-    asks = settings.use_gpu == "yes" or settings.gpus_per_worker
-    if asks and settings.use_gpu != "no" and not has_gpu:
-        name = "use_gpu" if settings.use_gpu else "gpus_per_worker"
-        raise ClusterError(
-            f"{name} is {getattr(settings, name)}, and no node has a GPU",
-            ", ".join(n.name for n in grown),
-            "Set use_gpu to no (DOGGOS_USE_GPU=no), or add a node with a GPU",
-        )
-    on_gpu = has_gpu and settings.use_gpu != "no"
-    workers = [n for n in usable if (n.gpus > 0 if on_gpu else n.cpus >= 1)]
+    on_gpu = _with_gpu(grown, settings)
+    workers = on_gpu or [n for n in grown if n.cpus >= 1]
     if not workers:
-        raise ClusterError(
-            "no node has a whole CPU for a worker",
-            ", ".join(f"{n.name}: {n.cpus:g} CPUs" for n in grown),
-            "Start Ray with at least one CPU (ray start --num-cpus)",
-        )
+        what = "no node has a whole CPU for a worker"
+        fix = "Start Ray with at least one CPU (ray start --num-cpus)"
+        raise ClusterError(what, "; ".join(map(str, grown)), fix)
     embed, train, serve = (_on_gpus if on_gpu else _on_cpus)(workers, settings)
+    s = settings
+    embed = _asked(embed, s, s.embed_workers, s.embed_cpus, s.embed_batch_size)
+    train = _asked(train, s, s.train_workers, s.train_cpus, s.train_batch_size)
+    serve = _asked(serve, s, s.replicas, s.replica_cpus)
     held = max(embed.cpus * embed.per_node, train.cpus * train.per_node)
     free = min(max(n.cpus - held, 0.0) for n in workers)
     task_cpus = min(_quarter(min(1.0, free / 2)), embed.cpus)
+    # The classifier is so small that a GPU would wait for its data.
+    evaluate = replace(serve, gpus=0, batch_size=256, dtype="float32")
     return WorkerPlan(
-        embed=dataclasses.replace(embed, task_cpus=task_cpus),
-        train=train,
-        # The classifier is so small that a GPU would wait for its data.
-        evaluate=dataclasses.replace(
-            serve,
-            gpus=0,
-            batch_size=256,
-            dtype="float32",
-            task_cpus=min(task_cpus, serve.cpus),
-        ),
-        serve=serve,
+        replace(embed, task_cpus=task_cpus),
+        train,
+        replace(evaluate, task_cpus=min(task_cpus, evaluate.cpus)),
+        serve,
         device="cuda" if on_gpu else "cpu",
         accelerator_type=(settings.accelerator_type or "") if on_gpu else "",
     )
@@ -139,12 +129,11 @@ def plan_workers(
 
 def fits(nodes: Sequence[Node], stage: StagePlan) -> int:
     """Count how many workers of a stage the nodes can hold at once, node by node."""
-    count = 0
+    asks, count = (stage.cpus, stage.gpus, stage.memory), 0
     for node in nodes:
-        by_cpu = node.cpus / stage.cpus if stage.cpus else math.inf
-        by_gpu = node.gpus / stage.gpus if stage.gpus else math.inf
-        by_memory = node.memory / stage.memory if stage.memory else math.inf
-        count += int(min(by_cpu, by_gpu, by_memory, stage.per_node) + 1e-9)
+        has = (node.cpus, node.gpus, node.memory)
+        times = [have / ask for have, ask in zip(has, asks, strict=True) if ask]
+        count += int(min([*times, stage.per_node]) + 1e-9)
     return count
 
 
@@ -169,86 +158,71 @@ def amounts(cpus: float, gpus: float, memory: float = 0) -> str:
 
 def _with_growth(nodes: Sequence[Node], grow_to: dict[str, float]) -> list[Node]:
     """Add what may still come as one more node."""
-    cpus = grow_to.get("CPU", 0) - sum(n.cpus for n in nodes)
-    gpus = grow_to.get("GPU", 0) - sum(n.gpus for n in nodes)
-    if cpus <= 0 and gpus <= 0:
-        return list(nodes)
-    return [*nodes, Node(TO_COME, max(cpus, 0), max(gpus, 0))]
+    cpus = max(0, grow_to.get("CPU", 0) - sum(n.cpus for n in nodes))
+    gpus = max(0, grow_to.get("GPU", 0) - sum(n.gpus for n in nodes))
+    return [*nodes, Node(TO_COME, cpus, gpus)] if cpus or gpus else [*nodes]
 
 
-def _matching(nodes: list[Node], settings: Settings, fixed: bool) -> list[Node]:
-    """Keep the nodes with the accelerator asked for; what may come can have any."""
-    wanted = settings.accelerator_type
-    if not wanted or settings.use_gpu == "no":
-        return nodes
-    found = [n for n in nodes if wanted in n.accelerators or n.name == TO_COME]
-    if not found and fixed:
-        there = sorted({a for n in nodes for a in n.accelerators}) or ["none"]
-        raise ClusterError(
-            f"no node has an accelerator of type {wanted}",
-            f"accelerators there: {', '.join(there)}",
-            "Leave accelerator_type empty (DOGGOS_ACCELERATOR_TYPE=)",
-        )
-    return found
+def _with_gpu(nodes: Sequence[Node], settings: Settings) -> list[Node]:
+    """Keep the nodes whose GPUs may be used; what is to come can have any kind."""
+    if settings.use_gpu == "no":
+        return []
+    kept, of_type = [n for n in nodes if n.gpus], ""
+    if kind := settings.accelerator_type:
+        kept = [n for n in kept if kind in n.accelerators or n.name == TO_COME]
+        of_type = f" of type {kind}"
+    for name in ("use_gpu", "gpus_per_worker", "accelerator_type"):
+        if (asked := getattr(settings, name)) and not kept:
+            what = f"{name} is {asked}, and no node has a GPU{of_type}"
+            fix = f"Set use_gpu to no, leave out DOGGOS_{name.upper()}, or add a GPU"
+            raise ClusterError(what, "; ".join(map(str, nodes)), fix)
+    return kept
 
 
-def _on_gpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
+def _on_gpus(nodes: Sequence[Node], settings: Settings) -> tuple[StagePlan, ...]:
     gpus = settings.gpus_per_worker or 1.0
-    per_node = max(1, max(int(n.gpus / gpus) for n in nodes))
-    count = max(1, sum(int(n.gpus / gpus) for n in nodes))
+    slots = [int(n.gpus / gpus) for n in nodes]
     # Half of a GPU node's CPUs stay free for reading and decoding.
-    cpus = min(_quarter(min(1.0, n.cpus / 2 / max(1, n.gpus / gpus))) for n in nodes)
-    base = StagePlan(count, per_node, cpus, gpus, 1, 256, settings.dtype or "float16")
-    train = dataclasses.replace(base, dtype="float32")
-    return _overridden(settings, base, train, dataclasses.replace(base, batch_size=64))
+    halves = zip(nodes, slots, strict=True)
+    cpus = min(_quarter(min(1.0, n.cpus / 2 / max(1, s))) for n, s in halves)
+    dtype = settings.dtype or "float16"
+    base = StagePlan(max(1, sum(slots)), max(1, *slots), cpus, gpus, 1, 256, dtype)
+    return base, replace(base, dtype="float32"), replace(base, batch_size=64)
 
 
-def _on_cpus(nodes: list[Node], settings: Settings) -> tuple[StagePlan, ...]:
+def _on_cpus(nodes: Sequence[Node], settings: Settings) -> tuple[StagePlan, ...]:
     in_bfloat16 = all(node.bfloat16 for node in nodes)
     dtype = settings.dtype or ("bfloat16" if in_bfloat16 else "float32")
-    cpus = min(
-        _quarter(_actor_share(n.cpus) / max(1, n.cpus // CPUS_PER_ACTOR)) for n in nodes
-    )
-    actors = [max(1, int(_actor_share(n.cpus) / cpus)) for n in nodes]
-    threads = max(1, min(int(n.cpus) // a for n, a in zip(nodes, actors, strict=True)))
+    # CPUs of a node that embedding may hold; the rest decodes and writes.
+    shares = [n.cpus * (0.5 if n.cpus < CPUS_PER_ACTOR else 0.75) for n in nodes]
+    pairs = list(zip(nodes, shares, strict=True))
+    cpus = min(_quarter(s / max(1, n.cpus // CPUS_PER_ACTOR)) for n, s in pairs)
+    actors = [max(1, int(share / cpus)) for share in shares]
+    threads = max(1, min(int(n.cpus / a) for n, a in zip(nodes, actors, strict=True)))
     embed = StagePlan(sum(actors), max(actors), cpus, 0, threads, 32, dtype)
 
-    count, smallest = CPU_TRAIN_WORKERS, min(n.cpus for n in nodes)
-    each = math.ceil(count / len(nodes))
-    cpus = _quarter(min(1.0, smallest / 2 / each))
-    train = StagePlan(count, each, cpus, 0, 1, 32, "float32")
-    cpus = _quarter(min(1.0, smallest / 2))
-    serve = StagePlan(len(nodes), 1, cpus, 0, threads, 8, dtype)
-    return _overridden(settings, embed, train, serve)
+    half = min(n.cpus for n in nodes) / 2
+    each = math.ceil(CPU_TRAIN_WORKERS / len(nodes))
+    cpus = _quarter(min(1.0, half / each))
+    train = StagePlan(CPU_TRAIN_WORKERS, each, cpus, 0, 1, 32, "float32")
+    cpus = _quarter(min(1.0, half))
+    return embed, train, StagePlan(len(nodes), 1, cpus, 0, threads, 8, dtype)
 
 
-def _overridden(
-    settings: Settings, embed: StagePlan, train: StagePlan, serve: StagePlan
-) -> tuple[StagePlan, ...]:
-    s, memory = settings, int((settings.memory_per_worker or 0) * GIB)
-
-    def change(plan: StagePlan, workers: Any, cpus: Any, batch: Any) -> StagePlan:
+def _asked(
+    plan: StagePlan, settings: Settings, workers: Any, cpus: Any, batch_size: Any = None
+) -> StagePlan:
+    """Put what the settings ask in the place of what is planned."""
+    count = workers or plan.workers
+    return replace(
+        plan,
+        workers=count,
         # More workers than planned are spread over as many nodes.
-        spread = math.ceil((workers or 0) * plan.per_node / plan.workers)
-        return dataclasses.replace(
-            plan,
-            workers=workers or plan.workers,
-            per_node=max(plan.per_node, spread),
-            cpus=cpus or plan.cpus,
-            batch_size=batch or plan.batch_size,
-            memory=memory,
-        )
-
-    return (
-        change(embed, s.embed_workers, s.embed_cpus, s.embed_batch_size),
-        change(train, s.train_workers, s.train_cpus, s.train_batch_size),
-        change(serve, s.replicas, s.replica_cpus, None),
+        per_node=max(plan.per_node, math.ceil(count * plan.per_node / plan.workers)),
+        cpus=cpus or plan.cpus,
+        batch_size=batch_size or plan.batch_size,
+        memory=int((settings.memory_per_worker or 0) * GIB),
     )
-
-
-def _actor_share(cpus: float) -> float:
-    """CPUs of a node that embedding may hold; the rest decodes and writes."""
-    return cpus / 2 if cpus < CPUS_PER_ACTOR else cpus * 3 / 4
 
 
 def _quarter(cpus: float) -> float:

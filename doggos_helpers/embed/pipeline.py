@@ -1,34 +1,34 @@
 """Embedding: from a manifest of images to one Parquet table, on Ray Data."""
 
-import hashlib
 import math
+import threading
+import uuid
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
+from ray.data import Dataset, Datasink
+from ray.data.block import Block, BlockAccessor
 
+from doggos_helpers.clip.encoder import ClipEncoder, load_preprocessing
 from doggos_helpers.cluster.nodes import NODE, this_node
 from doggos_helpers.cluster.plan import StagePlan, WorkerPlan
-from doggos_helpers.data.files import read_bytes
+from doggos_helpers.data.files import read_bytes, write_parquet
 from doggos_helpers.data.images import BadImage, Preprocessing, decode
 from doggos_helpers.data.listing import PATH, SCHEMA
-from doggos_helpers.data.manifest import Manifest
-from doggos_helpers.embed.sink import stored_files, unfinished_rows
-from doggos_helpers.embed.table import DIGEST, EMBEDDING, REASON
+from doggos_helpers.data.manifest import Manifest, part_of, read_part
+from doggos_helpers.embed.table import EMBEDDING, READERS, REASON
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
-
 
 PIXELS = "pixels"
 BLOCKS, MAX_BLOCK_ROWS = 8, 4096  # of a worker; of each
 SURE_ROWS = 64  # after so many a worker knows whether most images are bad
-DIGEST_BYTES = 16
 
 
 def read_and_decode(
@@ -36,8 +36,8 @@ def read_and_decode(
 ) -> dict[str, np.ndarray]:
     """Read and decode a batch of manifest rows. Runs in Ray Data tasks.
 
-    Reading and decoding share a task so that the files' bytes never travel; Ray's
-    own `download` expression would give None for an unreadable file, without why.
+    Both in one task, so that the files' bytes never travel. Several files are read at
+    a time, for a store answers late, and one is decoded.
 
     Args:
         batch: Manifest columns, n rows.
@@ -45,137 +45,85 @@ def read_and_decode(
         preprocessing: Of the model.
 
     Returns:
-        The batch with `pixels` uint8 [n, height, width, 3], `reason` (empty where
-        the image is good; where it is bad, the pixels are zeros) and `digest`, a
-        hash of the file's bytes (empty where they can't be read).
+        The batch with `pixels` uint8 [n, height, width, 3] and `reason`: empty where
+        the image is good; where it is bad, its pixels are zeros.
     """
-    count = len(batch[PATH])
+    count, decoding = len(batch[PATH]), threading.Lock()
     pixels = np.zeros((count, *preprocessing.crop, 3), np.uint8)
-    reasons, digests = [""] * count, [""] * count
-    for i, path in enumerate(batch[PATH]):
+    reasons = np.array([""] * count, object)
+
+    def read_one(i: int) -> None:
         try:
-            data = read_bytes(root, path)
-            digests[i] = hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
-            pixels[i] = decode(data, preprocessing)
+            data = read_bytes(root, batch[PATH][i])
+            with decoding:
+                pixels[i] = decode(data, preprocessing)
         except BadImage as error:
             reasons[i] = str(error)
-    text = {REASON: np.array(reasons, object), DIGEST: np.array(digests, object)}
-    return batch | {PIXELS: pixels} | text
 
-
-def read_share(
-    share: pa.Table, manifest: str, batch_size: int, **arguments: Any
-) -> Iterator[dict[str, np.ndarray]]:
-    """Read and decode a share of the manifest, batch by batch. Runs in Ray Data tasks.
-
-    Args:
-        share: One row: the number of a part, the files that the table had of it when
-            the job began, and the first and number of the rows that are left.
-        manifest: The manifest's folder.
-        batch_size: Rows of a batch.
-        **arguments: Of `read_and_decode`.
-    """
-    [row] = share.to_pylist()
-    rows = unfinished_rows(manifest, row["part"], tuple(row["files"]))
-    rows = rows.slice(row["first"], row["rows"])
-    for batch in rows.to_pandas().groupby(np.arange(len(rows)) // batch_size):
-        columns = {name: column.to_numpy() for name, column in batch[1].items()}
-        yield read_and_decode(columns, **arguments)
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(read_one, range(count)))  # raises what one of them raised
+    return batch | {PIXELS: pixels, REASON: reasons}
 
 
 class Embedder:
-    """Embed batches of pixels. Ray Data keeps one in each worker of its actor pool.
-
-    Args:
-        settings: For the model.
-        plan: For device, dtype and threads.
-    """
+    """Embed batches of pixels. Ray Data keeps one in each worker of its actor pool."""
 
     def __init__(self, settings: Settings, plan: WorkerPlan) -> None:
         """Load the image tower once; every batch of this worker then uses it."""
-        from doggos_helpers.clip.encoder import ClipEncoder
-
-        self.encoder = ClipEncoder(
-            settings.model,
-            settings.model_revision,
-            device=plan.device,
-            dtype=plan.embed.dtype,
-            threads=plan.embed.threads,
-        )
-        self.node = this_node()
-        self.max_bad_share = settings.max_bad_share
-        self.rows, self.reasons = 0, Counter[str]()
+        stage, model = plan.embed, (settings.model, settings.model_revision)
+        self.encoder = ClipEncoder(*model, plan.device, stage.dtype, stage.threads)
+        self.node, self.max_bad_share = this_node(), settings.max_bad_share
+        self.reasons = Counter[str]()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Replace `pixels` by `embedding`, null where the row has a reason."""
-        self._give_up_if_most_are_bad(batch[REASON])
-        bad = np.array([bool(r) for r in batch[REASON]])
-        vectors = np.zeros((len(bad), self.encoder.dimension), np.float32)
-        if not bad.all():
-            vectors[~bad] = self.encoder.encode_images(batch[PIXELS][~bad])
-        # Not a fixed-size list: Parquet can't read one back that holds nulls.
-        lists = [None if b else v for v, b in zip(vectors, bad, strict=True)]
+        self.reasons.update(batch[REASON])
+        if self.reasons.total() >= SURE_ROWS:  # a wrong data set ends here, not later
+            check_bad_share(self.reasons, self.max_bad_share)
+        vectors, reasons = self.encoder.encode_images(batch[PIXELS]), batch[REASON]
+        lists = [None if r else v for v, r in zip(vectors, reasons, strict=True)]
         columns = {f.name: pa.array(batch[f.name], f.type) for f in SCHEMA}
-        columns[DIGEST] = pa.array(batch[DIGEST], pa.string())
+        # Not a fixed-size list: Parquet can't read one back that holds nulls.
         columns[EMBEDDING] = pa.array(lists, pa.list_(pa.float32()))
-        columns[REASON] = pa.array([r or None for r in batch[REASON]], pa.string())
-        return pa.table(columns | {NODE: [self.node] * len(bad)})
-
-    def _give_up_if_most_are_bad(self, reasons: np.ndarray) -> None:
-        """Stop a plainly misconfigured job early; what is written stays."""
-        self.rows += len(reasons)
-        self.reasons.update(r for r in reasons if r)
-        if self.rows >= SURE_ROWS:
-            check_bad_share(self.rows, self.reasons, self.max_bad_share)
+        columns[REASON] = pa.array([r or None for r in reasons], pa.string())
+        return pa.table(columns | {NODE: [self.node] * len(reasons)})
 
 
-def check_bad_share(rows: int, reasons: Counter[str], most: float) -> None:
-    """Raise a `DataError` where more than a share of the images are bad."""
-    bad = reasons.total()
+def check_bad_share(reasons: Counter[str], most: float) -> None:
+    """Raise a `DataError` where more than a share of the images have a reason."""
+    rows, bad = reasons.total(), reasons.total() - reasons[""]
     if bad > most * rows:
-        first = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
+        first = [f"{n} x {reason}" for reason, n in reasons.most_common(4) if reason]
         raise DataError(
             f"{bad} of {rows} images are bad, more than max_bad_share = {most:g}",
-            first,
+            "; ".join(first),
             "Mend the files or the dataset setting; what is embedded is kept",
         )
 
 
-def build_pipeline(
-    manifest: Manifest, folder: str, settings: Settings, plan: WorkerPlan
-) -> "Dataset":
-    """Build the lazy pipeline: manifest rows to pixels to embeddings.
+def build_pipeline(manifest: Manifest, settings: Settings, plan: WorkerPlan) -> Dataset:
+    """Build the lazy pipeline: shares of a manifest to rows, pixels, embeddings."""
+    stage, parts = plan.embed, manifest.part_rows()
+    size = block_rows(sum(parts), stage)
+    shares = [
+        {"part": part, "first": first}
+        for part, rows in enumerate(parts)
+        for first in range(0, rows, size)
+    ]
 
-    Args:
-        manifest: Of the images.
-        folder: Of the table; the rows that it has are left out.
-        settings: For the model.
-        plan: Workers, batch size and the CPUs of the small tasks.
-    """
-    from doggos_helpers.clip.encoder import load_preprocessing
+    def read_rows(share: dict[str, int]) -> list[dict[str, Any]]:
+        part = read_part(manifest.folder, share["part"])
+        return part.slice(share["first"], size).to_pylist()
 
-    stage, size = plan.embed, block_rows(manifest.rows, plan.embed)
-    shares = []
-    for part, rows in enumerate(manifest.part_rows()):
-        files, there = stored_files(folder, part)
-        of_part = {"part": [part], "files": pa.array([files], pa.list_(pa.string()))}
-        shares += [
-            pa.table({**of_part, "first": [first], "rows": [size]})
-            for first in range(0, max(1, rows - there), size)
-        ]
-    read: Any = read_share  # Ray's types know no arguments beside the batch
-    kwargs = {
-        "manifest": manifest.folder,
-        "batch_size": stage.batch_size,
-        "root": manifest.root,
-        "preprocessing": load_preprocessing(settings.model, settings.model_revision),
-    }
-    pixels = ray.data.from_arrow(shares).map_batches(
-        read,
-        fn_kwargs=kwargs,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=plan.embed.task_cpus,
+    rows = ray.data.from_items(shares, override_num_blocks=len(shares)).flat_map(
+        read_rows, num_cpus=stage.task_cpus
+    )
+    preprocessing = load_preprocessing(settings.model, settings.model_revision)
+    pixels = rows.map_batches(
+        read_and_decode,  # type: ignore[arg-type]  # it takes more than the batch
+        fn_kwargs={"root": manifest.root, "preprocessing": preprocessing},
+        batch_size=stage.batch_size,
+        num_cpus=stage.task_cpus,
     )
     return pixels.map_batches(
         Embedder,
@@ -193,3 +141,26 @@ def block_rows(rows: int, stage: StagePlan) -> int:
     """Return how many rows make a block: what is lost when a process is killed."""
     batches = math.ceil(rows / (stage.workers * BLOCKS * stage.batch_size))
     return max(1, min(MAX_BLOCK_ROWS // stage.batch_size, batches)) * stage.batch_size
+
+
+class TableSink(Datasink[None]):
+    """Write rows into a folder for each part, a file at a time, whole or not at all.
+
+    Ray Data's own `write_parquet` writes in place, so that readers meet half a file.
+    """
+
+    min_rows_per_write = 1  # of a file; below, so many as a block has
+
+    def __init__(self, manifest: Manifest, folder: str, stage: StagePlan) -> None:
+        """Remember where to write."""
+        self.parts, self.folder, self.job = manifest.parts, folder, uuid.uuid4().hex
+        self.min_rows_per_write = block_rows(sum(manifest.part_rows()), stage)
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+        """Write blocks into files named by their task, which Ray may run again."""
+        table = pa.concat_tables(BlockAccessor.for_block(b).to_arrow() for b in blocks)
+        where = part_of(table[PATH], self.parts)
+        for part in pc.unique(where).to_pylist():
+            rows = table.filter(pc.equal(where, part)).sort_by(PATH)
+            name = f"{self.job}-{ctx.task_idx:06}.parquet"
+            write_parquet(rows, f"{self.folder}/{part:05}", name)

@@ -1,12 +1,9 @@
 """Embedding as a stage: check its inputs, run the pipeline, record what came out."""
 
-import logging
+import dataclasses
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
-
-import ray
 
 from doggos_helpers.artefacts import check_storage, write_run, writing
 from doggos_helpers.clip.files import model_fingerprint
@@ -14,22 +11,15 @@ from doggos_helpers.clip.model import check_model
 from doggos_helpers.cluster.connect import Cluster
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.manifest import Manifest, build_manifest
-from doggos_helpers.embed.pipeline import block_rows, build_pipeline, check_bad_share
-from doggos_helpers.embed.sink import (
-    Settled,
-    TableSink,
-    forget_other_encoder,
-    in_several_splits,
-    parts_of,
-    settle,
-)
-from doggos_helpers.embed.table import LAYOUT, read_record, table_folder
+from doggos_helpers.embed.pipeline import TableSink, build_pipeline, check_bad_share
+from doggos_helpers.embed.settle import begin_table, encoder_of, settle
+from doggos_helpers.embed.table import read_record, table_folder
 from doggos_helpers.errors import StorageError, unwrapped
 from doggos_helpers.lock import alone
 from doggos_helpers.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class EmbedInputs:
     """What an embedding needs: the images, and which model embeds them."""
 
@@ -46,7 +36,7 @@ def check(settings: Settings) -> EmbedInputs:
     """
     check_storage(settings)
     with writing(settings.artefacts, "the manifest"):
-        manifest = build_manifest(settings, parts_of(settings.embeddings_dir))
+        manifest = build_manifest(settings, encoder_of(settings).get("parts", 0))
     check_model(settings)
     model = model_fingerprint(settings.model, settings.model_revision)
     return EmbedInputs(settings, manifest, model)
@@ -66,78 +56,46 @@ def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
         DataError, ModelError, ClusterError, StorageError: See their messages.
     """
     started, settings, manifest = time.time(), inputs.settings, inputs.manifest
-    plan, folder = cluster.plan, table_folder(settings)
-    made = {"model": inputs.model, "dtype": plan.embed.dtype}
-    encoder = made | {"layout": LAYOUT, "parts": manifest.parts}
-    root = settings.embeddings_dir
+    plan, table, root = cluster.plan, table_folder(settings), settings.embeddings_dir
+    left = dataclasses.replace(manifest, folder=str(root / "left"))
+    made = {"model": inputs.model, "dtype": plan.embed.dtype, "parts": manifest.parts}
     with alone(settings, "embed"), writing(root, "the embeddings"), unwrapped():
-        encoder = forget_other_encoder(root, encoder, settings.dtype is None)
-        settled = settle_parts(manifest, folder, unread=False)
-        sink = TableSink(folder, manifest.parts, block_rows(manifest.rows, plan.embed))
-        if settled.rows < manifest.rows:
+        encoder = begin_table(settings, made)
+        reasons, nodes = settle(manifest, table, left, retry=True)
+        if (before := reasons.total()) < manifest.rows:
             wait_for(plan.embed, cluster, settings)
-            build_pipeline(manifest, folder, settings, plan).write_datasink(
-                sink, ray_remote_args={"num_cpus": plan.embed.task_cpus}
+            build_pipeline(left, settings, plan).write_datasink(
+                TableSink(left, table, plan.embed),
+                ray_remote_args={"num_cpus": plan.embed.task_cpus},
             )
-            settled = settle_parts(manifest, folder)
+            reasons, nodes = settle(manifest, table, left, retry=False)
         elif (root / "run.json").is_file():
-            before = read_record(settings)
-            if before["fingerprint"] == manifest.fingerprint:
-                return before
-        if settled.rows < manifest.rows:
-            raise StorageError(
-                f"{settled.rows} of {manifest.rows} rows were stored",
-                folder,
-                "Run the same command again: it computes the missing rows",
-            )
-        return _record(inputs, settled, sink.written, started, encoder)
-
-
-def settle_parts(manifest: Manifest, folder: str, unread: bool = True) -> Settled:
-    """Settle all parts, as tasks on the cluster, and add up what they have."""
-    task = ray.remote(num_cpus=0)(settle)
-    parts = range(manifest.parts)
-    asked = [task.remote(manifest.folder, folder, part, unread) for part in parts]
-    total = Settled(0, Counter(), Counter(), {})
-    for one in ray.get(asked):
-        total.rows += one.rows
-        total.reasons += one.reasons
-        total.nodes += one.nodes
-        for file, why in one.damaged.items():
-            message = "The rows of %s are computed again: %s"
-            logging.getLogger(__name__).warning(message, file, why)
-    return total
+            record = read_record(settings)
+            if record["fingerprint"] == manifest.fingerprint:
+                return record
+        if lacking := manifest.rows - reasons.total():
+            raise StorageError(f"{lacking} rows were not stored", table, "Run it again")
+        also = {"nodes": dict(sorted(nodes.items())), "encoder": encoder}
+        return _record(inputs, reasons, before, started=started, **also)
 
 
 def _record(
-    inputs: EmbedInputs,
-    settled: Settled,
-    computed: int,
-    started: float,
-    encoder: dict[str, Any],
+    inputs: EmbedInputs, reasons: Counter[str], before: int, **also: Any
 ) -> dict[str, Any]:
     """Write run.json; only then complain where most images are bad."""
     settings, manifest = inputs.settings, inputs.manifest
-    errors = settled.reasons.total()
-    counts = {
-        "manifest": manifest.rows,
-        "embedded": settled.rows - errors,
-        "errors": errors,
-        "computed": computed,
-        "ignored_files": manifest.ignored,
-        "in_several_splits": in_several_splits(table_folder(settings), settled.rows),
+    record: dict[str, Any] = {
+        "fingerprint": manifest.fingerprint,
+        "counts": {
+            "manifest": manifest.rows,
+            "embedded": reasons[""],
+            "errors": reasons.total() - reasons[""],
+            "computed": reasons.total() - before,
+            "ignored_files": manifest.ignored,
+        },
+        "classes": list(manifest.classes),
+        "reasons": {r: n for r, n in reasons.most_common() if r},
     }
-    run = write_run(
-        settings.embeddings_dir,
-        "embed",
-        settings,
-        started,
-        fingerprint=manifest.fingerprint,
-        counts=counts,
-        classes=list(manifest.classes),
-        reasons=dict(settled.reasons.most_common()),
-        nodes=dict(sorted(settled.nodes.items())),
-        encoder=encoder,
-    )
-    check_bad_share(settled.rows, settled.reasons, settings.max_bad_share)
+    run = write_run(settings.embeddings_dir, "embed", settings, **record, **also)
+    check_bad_share(reasons, settings.max_bad_share)
     return run

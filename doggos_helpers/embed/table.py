@@ -1,9 +1,8 @@
 """The table of embeddings: one row a manifest path, with an embedding or a reason."""
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +20,15 @@ from doggos_helpers.settings import Settings
 
 EMBEDDING = "embedding"
 REASON = "reason"
-DIGEST = "digest"
-TABLE = "table"
+COLUMNS = [PATH, CLASS, SPLIT, EMBEDDING]
 GOOD = pc.field(REASON).is_null()
 LABELLED = GOOD & (pc.field(CLASS) != "")  # classifiers learn and are measured on these
-READERS = 16  # threads
-LAYOUT = "2"  # of its files; a table of another one is not gone on with
+READERS = 16  # threads that wait for files
 
 
 def table_folder(settings: Settings) -> str:
     """Name the folder of the table's Parquet files: one row a manifest path."""
-    return str(settings.embeddings_dir / TABLE)
+    return str(settings.embeddings_dir / "table")
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,7 @@ class Embeddings:
 
     def select(self, mask: np.ndarray) -> "Embeddings":
         """Return the rows where `mask` (bool [n], or indices) holds."""
-        columns = (self.paths, self.classes, self.splits, self.vectors)
-        return Embeddings(*(c[mask] for c in columns))
+        return Embeddings(*(column[mask] for column in vars(self).values()))
 
 
 def find_table(settings: Settings) -> str:
@@ -62,7 +58,7 @@ def find_table(settings: Settings) -> str:
     Raises:
         StorageError: It isn't there yet.
     """
-    folder = settings.embeddings_dir / TABLE
+    folder = settings.embeddings_dir / "table"
     if not (folder.is_dir() and (settings.embeddings_dir / "run.json").is_file()):
         raise missing(folder, "03_embedding")
     return str(folder)
@@ -111,23 +107,19 @@ def read_contents(settings: Settings) -> Contents:
     Raises:
         StorageError: There is no table yet, or it can't be read.
     """
-    folder, keys = find_table(settings), [SPLIT, CLASS]
-
-    def count(file: ds.Fragment) -> tuple[str, list[dict[str, Any]]]:
-        rows = file.to_table(columns=keys, filter=LABELLED)
-        return file.path, rows.group_by(keys).aggregate([([], "count_all")]).to_pylist()
-
-    files: dict[str, Counter[str]] = {}
+    keys = ["__filename", SPLIT, CLASS]
+    files: dict[str, Counter[str]] = defaultdict(Counter)
     labels: Counter[tuple[str, str]] = Counter()
-    with _readable(folder), ThreadPoolExecutor(READERS) as pool:
+    with _readable(folder := find_table(settings)):
         table = open_table(settings)
         first = table.head(1, columns=[EMBEDDING], filter=LABELLED)
-        for path, groups in pool.map(count, table.get_fragments()):
-            files[path] = Counter()
-            for group in groups:
-                files[path][group[SPLIT]] += group["count_all"]
-                labels[group[SPLIT], group[CLASS]] += group["count_all"]
-    dimension = len(first[EMBEDDING][0]) if len(first) else 0
+        for batch in table.to_batches(columns=keys, filter=LABELLED):
+            groups = pa.Table.from_batches([batch]).group_by(keys)
+            counted = groups.aggregate([([], "count_all")]).to_pydict()
+            for path, split, label, rows in zip(*counted.values(), strict=True):
+                files[path][split] += rows
+                labels[split, label] += rows
+    dimension = vectors_of(first).shape[1]
     return Contents(folder, dimension, dict(sorted(files.items())), labels)
 
 
@@ -145,16 +137,12 @@ def read_file(folder: str, path: str, rows: pc.Expression = GOOD) -> pa.Table:
     Raises:
         StorageError: It can't be read.
     """
-    filesystem, _ = open_root(folder)
-    columns, wanted = [PATH, CLASS, SPLIT, EMBEDDING], GOOD & rows
+    (store, _), good = open_root(folder), GOOD & rows
     with _readable(folder):
-        table = pq.read_table(
-            path, columns=columns, filters=wanted, filesystem=filesystem
-        )
-    flat = table[EMBEDDING].combine_chunks().flatten()
-    size = max(1, len(flat) // max(1, len(table)))
-    lists = pa.FixedSizeListArray.from_arrays(flat, size)
-    return table.set_column(columns.index(EMBEDDING), EMBEDDING, lists)
+        table = pq.read_table(path, columns=COLUMNS, filters=good, filesystem=store)
+    vectors = vectors_of(table)
+    lists = pa.FixedSizeListArray.from_arrays(vectors.ravel(), max(1, vectors.shape[1]))
+    return table.set_column(COLUMNS.index(EMBEDDING), EMBEDDING, lists)
 
 
 def read_embeddings(
@@ -170,27 +158,12 @@ def read_embeddings(
     Raises:
         StorageError: There is no table yet, or it can't be read.
     """
-    keys, vectors, at = [PATH, CLASS, SPLIT], np.empty((0, 0), np.float32), 0
     wanted = GOOD & (pc.field(SPLIT) == split) if split else GOOD
     with _readable(find_table(settings)):
-        table = open_table(settings)
-        rows = table.head(most, columns=keys, filter=wanted)
-        for batch in table.to_batches(
-            columns=[EMBEDDING], filter=wanted, batch_readahead=2, fragment_readahead=2
-        ):
-            if at == len(rows):
-                break
-            batch = batch[: len(rows) - at]
-            if not len(batch):  # of a file without such rows
-                continue
-            found = vectors_of(pa.Table.from_batches([batch]))
-            if not at:  # filled in place: Arrow would hold several copies
-                vectors = np.empty((len(rows), found.shape[1]), np.float32)
-            vectors[at : at + len(found)] = found
-            at += len(found)
-    order = pc.sort_indices(rows[PATH]).to_numpy()
-    paths, classes, splits = (np.array(rows[k].to_pylist(), str)[order] for k in keys)
-    return Embeddings(paths, classes, splits, vectors[order])
+        rows = open_table(settings).head(most, columns=COLUMNS, filter=wanted)
+    rows = rows.sort_by(PATH)
+    paths, classes, splits = (np.array(rows[k].to_pylist(), str) for k in COLUMNS[:3])
+    return Embeddings(paths, classes, splits, vectors_of(rows))
 
 
 def open_table(settings: Settings) -> ds.Dataset:

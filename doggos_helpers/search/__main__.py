@@ -1,12 +1,12 @@
 """Searches the embedded images: ``python -m doggos_helpers.search``."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from doggos_helpers.clip.model import check_model
 from doggos_helpers.data.images import BadImage
 from doggos_helpers.errors import DataError, SettingsError, run_command
 from doggos_helpers.search.index import open_index
@@ -28,26 +28,26 @@ def main(arguments: Sequence[str]) -> int:
     from doggos_helpers.clip.encoder import ClipEncoder
 
     settings = SearchSettings.from_command("doggos_helpers.search", list(arguments))
-    if sum(map(bool, (settings.text, settings.image, settings.path))) != 1:
+    text, image, path = settings.text, settings.image, settings.path
+    if sum(map(bool, (text, image, path))) != 1:
         fix = "Give exactly one of the three"
         raise SettingsError("one query is needed", "--text, --image or --path", fix)
-    classes = [c.strip() for c in settings.classes.split(",") if c.strip()]
+    classes = _listed(settings.classes)
     wanted: Any = {"k": settings.k, "classes": classes, "split": settings.split}
-    if settings.path:
-        index = open_index(settings)
-        matches = index.top_k(index.vector_of(settings.path), **wanted)
+    load = functools.partial(ClipEncoder, settings.model, settings.model_revision)
+    index = open_index(settings)
+    if path:
+        matches = index.top_k(index.vector_of(path), **wanted)
+    elif text:
+        matches = index.by_text(text, load(towers=["text"]), **wanted)
     else:
-        files, tower = _read(settings.image), "text" if settings.text else "image"
-        check_model(settings, [tower])
-        index = open_index(settings)
-        encoder = ClipEncoder(settings.model, settings.model_revision, towers=[tower])
-        if settings.text:
-            matches = index.by_text(settings.text, encoder, **wanted)
-        else:
-            try:
-                matches = index.by_images(files, encoder, **wanted)
-            except BadImage as error:
-                raise _unusable(settings.image, error) from error
+        try:  # a name may hold commas, too
+            names = [image] if Path(image).is_file() else _listed(image)
+            files = [Path(name).expanduser().read_bytes() for name in names]
+            matches = index.by_images(files, load(), **wanted)
+        except (BadImage, OSError) as error:
+            what = f"can't use the image ({error})"
+            raise DataError(what, image, "Give an image file") from error
     for match in matches:
         print(f"{match.score:6.3f}  {match.class_name:<24}{match.path}")
     if len(matches) < settings.k:
@@ -56,21 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _read(files: str) -> list[bytes]:
-    """Read image files, with commas between their names; a name may hold one, too."""
-    one = Path(files).expanduser().is_file()
-    names = [files] if one else [n.strip() for n in files.split(",") if n.strip()]
-    read = []
-    for name in names:
-        try:
-            read.append(Path(name).expanduser().read_bytes())
-        except OSError as error:
-            raise _unusable(name, error) from error
-    return read
-
-
-def _unusable(name: str, error: Exception) -> DataError:
-    return DataError(f"can't use the image ({error})", name, "Give an image file")
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

@@ -1,170 +1,197 @@
-"""Routes: the HTTP interface of the service; what it does is in `deployments`.
+"""The API: the routes of the service, and what its replicas do for each."""
 
-Answers are JSON. An error is `{"error": what and where, "fix": what to do}`.
-"""
-
+import asyncio
+import io
 import logging
 import mimetypes
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
-from fastapi import FastAPI, HTTPException, Query, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, Field
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import numpy as np
+from fastapi import FastAPI, Query, Request, UploadFile
+from fastapi.responses import HTMLResponse, Response
+from ray import serve
+from ray.serve.handle import DeploymentHandle
 
-from doggos_helpers.data.images import BadImage
-from doggos_helpers.errors import DoggosError, SettingsError, user_cause
-from doggos_helpers.serve.deployments import Ingress
-from doggos_helpers.serve.fetch import MAX_BYTES, FetchError
+from doggos_helpers.cluster.nodes import this_node
+from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.data.files import read_bytes
+from doggos_helpers.data.images import BadImage, decode, upright
+from doggos_helpers.errors import SettingsError, without_secrets
+from doggos_helpers.search.index import open_index
+from doggos_helpers.serve.answers import Found, K, Prediction, PredictQuery, SearchQuery
+from doggos_helpers.serve.fetch import FetchError, fetch_image
+from doggos_helpers.serve.guard import protect, timed
+from doggos_helpers.serve.stages import Classifier, Encoder, Served
 
-MAX_K = 100
-ENVELOPE_BYTES = 64 * 1024  # what a multipart form adds to its image
-FIXES = {
-    404: "GET / shows what there is; GET /openapi.json lists every route",
-    405: "GET /openapi.json lists the method of every route",
-    413: f"Send an image of at most {MAX_BYTES >> 20} MiB",
-}
-# Without a handler of their own, FastAPI answers these itself or logs them as faults.
-HANDLED: tuple[type[Exception], ...] = (
-    Exception,
-    DoggosError,
-    BadImage,
-    RequestValidationError,
-    StarletteHTTPException,
-    BackPressureError,
-    DeploymentUnavailableError,
-)
+READY_TIMEOUT_S = 5
+HERE = "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:;"
+HERE += " script-src 'nonce-{0}'; style-src 'nonce-{0}'; frame-ancestors 'none'"
+Edge = Annotated[int | None, Query(ge=16, le=1024, description="of a thumbnail")]
 log = logging.getLogger("ray.serve")
-K = Annotated[int | None, Query(ge=1, le=MAX_K, description="how many images")]
+
+# FastAPI's own pages load their scripts from the internet.
+app = protect(FastAPI(title="Doggos", version="1", docs_url=None, redoc_url=None))
 
 
-class PredictQuery(BaseModel, extra="forbid"):
-    """The body of `POST /predict/`."""
-
-    url: str = Field(min_length=1, max_length=2048)
-    k: K = None
-
-
-class SearchQuery(BaseModel, extra="forbid"):
-    """The body of `POST /search/`; `breeds` keeps the images of these classes."""
-
-    text: str = Field(min_length=1, max_length=500)
-    k: K = None
-    breeds: list[str] = Field(default=[], max_length=1000)
+# Above the class: Serve packs it, with what its routes use, where it is defined.
+def thumbnail(data: bytes, edge: int) -> bytes:
+    """Turn an image file into a JPEG whose longer edge is at most `edge` pixels."""
+    image, file = upright(data, least_edge=edge), io.BytesIO()
+    image.thumbnail((edge, edge))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
-def build_api(ingress: Ingress) -> FastAPI:
-    """Build the FastAPI application. Runs on each replica of the ingress."""
-    # FastAPI's own pages load their scripts from the internet.
-    api = FastAPI(title="Doggos", docs_url=None, redoc_url=None)
-    for kind in HANDLED:
-        api.add_exception_handler(kind, answer_error)
-    api.add_middleware(BodyLimit, max_bytes=MAX_BYTES + ENVELOPE_BYTES)
+async def call(method: Any, *arguments: Any) -> Any:
+    """Call a method of an object that is here, or through a deployment's handle."""
+    return await getattr(method, "remote", method)(*arguments)
 
-    @api.post("/predict/")
-    async def predict(query: PredictQuery, request: Request) -> dict[str, Any]:
+
+@serve.ingress(app)
+class Api:
+    """Take HTTP requests, get their images, embed, classify and search.
+
+    What would keep the other requests waiting, runs in a thread.
+
+    Args:
+        served: What to serve.
+        plan: For the encoder.
+        encoder: Of a deployment of its own; None: it is a part of this replica, which
+            spares requests the way to another one.
+    """
+
+    def __init__(
+        self, served: Served, plan: WorkerPlan, encoder: DeploymentHandle | None = None
+    ) -> None:
+        """Load the champion, open the index, and keep the handle or load CLIP."""
+        self.served, self.settings = served, served.settings
+        self.classifier = Classifier(served)
+        self.index = open_index(self.settings, update=False)
+        self.encoder: Any = encoder or Encoder(served, plan)
+
+    @app.post("/predict/")
+    @app.post("/v1/predict")
+    async def predict(self, query: PredictQuery, request: Request) -> Prediction:
         """Classify the image behind a URL, and find similar ones."""
-        data = await ingress.fetch(query.url, request.headers.get("host", ""))
-        return _linked(await ingress.classify(data, query.k), ingress, request)
+        host, images, path = query.url.partition("://")[2].partition("/images/")
+        with timed(request, "fetch"):
+            if images and host == request.url.netloc:
+                # One of ours: over HTTP this replica might wait for itself.
+                data = await self._read(unquote(path.partition("?")[0]))
+            else:
+                data = await fetch_image(query.url, self.settings)
+        return await self._classify(data, query.k, request)
 
-    @api.post("/predict/upload")
+    @app.post("/v1/predict/upload")
     async def upload(
-        image: UploadFile, request: Request, k: K = None
-    ) -> dict[str, Any]:
+        self, image: UploadFile, request: Request, k: K = None
+    ) -> Prediction:
         """Classify an uploaded image (form field `image`), and find similar ones."""
-        answer = await ingress.classify(await image.read(), k)
-        return _linked(answer, ingress, request)
+        return await self._classify(await image.read(), k, request)
 
-    @api.post("/search/")
-    async def search(query: SearchQuery, request: Request) -> dict[str, Any]:
-        """Find the images that fit a text best."""
-        answer = await ingress.search(query.text, query.k, query.breeds)
-        return _linked(answer, ingress, request)
+    @app.post("/v1/search")
+    async def search(self, query: SearchQuery, request: Request) -> Found:
+        """Find the images most similar to words, to one of them, or to breeds."""
+        unknown: list[str] = []
+        node = this_node()
+        if query.path:
+            vector = await asyncio.to_thread(self.index.vector_of, query.path)
+        else:
+            text = query.text or ", ".join(query.breeds).replace("_", " ")
+            with timed(request, "embed"):
+                vector, unknown, node = await call(self.encoder.text, text)
+        similar = await self._nearest(vector, query.k, request, query.breeds)
+        return {"similar": similar, "unknown_words": unknown, "node": node}
 
-    @api.get("/images/{path:path}")
-    async def image(path: str) -> Response:
-        """Hand out an image of the data set."""
-        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    @app.get("/images/{path:path}", response_class=Response)
+    async def image(self, path: str, edge: Edge = None) -> Response:
+        """Hand out an image of the data set, or a thumbnail of it."""
+        data, kind = await self._read(path), mimetypes.guess_type(path)[0]
+        if edge:
+            data, kind = await asyncio.to_thread(thumbnail, data, edge), "image/jpeg"
+        kept = {"Cache-Control": "private, max-age=3600"}
         return Response(
-            await ingress.read(path),
-            media_type=kind,
-            headers={"X-Content-Type-Options": "nosniff"},
+            data, media_type=kind or "application/octet-stream", headers=kept
         )
 
-    @api.get("/healthz")
-    async def healthz() -> dict[str, Any]:
-        """Say that every stage of the service answers."""
-        return await ingress.health()
+    @app.get("/healthz")
+    async def healthz(self) -> dict[str, str]:
+        """Say that this replica lives."""
+        return {"status": "ok"}
 
-    @api.get("/", response_class=HTMLResponse)
-    async def page() -> str:
+    @app.get("/readyz")
+    async def readyz(self) -> dict[str, str]:
+        """Say that every stage answers."""
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await call(self.encoder.ping)
+        return {"status": "ok"}
+
+    @app.get("/info")
+    async def info(self) -> dict[str, Any]:
+        """Say what is served: the model, its version, and the data set with counts."""
+        record = self.classifier.record
+        return {
+            "model": self.classifier.loaded[2],
+            "dataset": without_secrets(self.settings.dataset),
+            "fingerprint": record["fingerprint"],
+            "counts": record["counts"],
+        }
+
+    @app.get("/", response_class=HTMLResponse)
+    async def page(self) -> HTMLResponse:
         """Show the page with the query box."""
         # Beside this module, wherever Ray unpacked it on this machine.
-        return Path(__file__).with_name("page.html").read_text()
+        page, nonce = Path(__file__).with_name("page.html"), secrets.token_urlsafe(16)
+        headers = {"Content-Security-Policy": HERE.format(nonce)}
+        return HTMLResponse(page.read_text().replace("NONCE", nonce), headers=headers)
 
-    return api
+    async def check_health(self) -> None:
+        """Take a champion that was rolled out since: Serve calls this now and then."""
+        try:
+            await asyncio.to_thread(self.classifier.follow)
+        except Exception:
+            log.exception("the new champion can't be served: the present one goes on")
 
+    async def _classify(self, data: bytes, k: K, request: Request) -> Prediction:
+        """Classify an image file's bytes, and find k similar images."""
+        with timed(request, "decode"):
+            pixels = await asyncio.to_thread(decode, data, self.served.preprocessing)
+        with timed(request, "embed"):
+            vector, node, batch = await call(self.encoder.image, pixels)
+        request.scope["batch"] = batch
+        with timed(request, "classify"):
+            breeds, model = await asyncio.to_thread(self.classifier.predict, vector)
+        similar = await self._nearest(vector, k, request)
+        return {"breeds": breeds, "similar": similar, "model": model, "node": node}
 
-def _linked(
-    answer: dict[str, Any], ingress: Ingress, request: Request
-) -> dict[str, Any]:
-    """Add to each similar image the URL at which this service has it."""
-    if ingress.settings.serves_images:
-        for match in answer["similar"]:
-            match["url"] = str(request.url_for("image", path=match["path"]))
-    return answer
+    async def _nearest(
+        self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
+    ) -> list[Any]:
+        """Find similar images, with the URL at which this service has each."""
+        k = k or self.settings.k
+        with timed(request, "search"):
+            matches = await asyncio.to_thread(self.index.top_k, vector, k, breeds)
+        found = [
+            {"path": m.path, "breed": m.class_name, "split": m.split, "score": m.score}
+            for m in matches
+        ]
+        if self.settings.serves_images:
+            for match in found:
+                match["url"] = str(request.url_for("image", path=match["path"]))
+        return found
 
-
-async def answer_error(_: Request, error: Exception) -> JSONResponse:
-    """Turn what was raised, here or in another replica, into an answer."""
-    status, what, fix = _explain(error)
-    return JSONResponse({"error": what, "fix": fix}, status)
-
-
-def _explain(error: Exception) -> tuple[int, str, str]:
-    """Return the status, what is wrong, and the fix."""
-    if isinstance(error, StarletteHTTPException):
-        fix = FIXES.get(error.status_code, "Mend the request")
-        return error.status_code, str(error.detail), fix
-    if isinstance(error, RequestValidationError):
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        fix = "Mend the request; GET /openapi.json describes it"
-        return 422, "; ".join(wrong), fix
-    if isinstance(error, BadImage):
-        fix = "Send a JPEG, PNG, WebP or GIF file"
-        return 422, f"can't decode the image: {error}", fix
-    cause = user_cause(error)
-    if isinstance(cause, (FetchError, SettingsError)):
-        what = f"{cause.what}: {cause.where}" if cause.where else cause.what
-        return getattr(cause, "status", 422), what, cause.fix
-    if isinstance(error, (BackPressureError, DeploymentUnavailableError)):
-        return 503, "too many requests, or a stage is down", "Try again later"
-    log.error("unexpected error", exc_info=error)
-    fix = "Look for this time in the Serve logs on the Ray dashboard"
-    return 500, f"internal error ({type(error).__name__})", fix
-
-
-class BodyLimit:
-    """Refuse a request's body while it is read, once it is larger than `max_bytes`."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        """Wrap an ASGI application."""
-        self.app, self.max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the bytes of one request on their way to the application."""
-        count = 0
-
-        async def counted() -> Message:
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            if count > self.max_bytes:
-                raise HTTPException(413, f"larger than {self.max_bytes} bytes")
-            return message
-
-        await self.app(scope, counted, send)
+    async def _read(self, path: str) -> bytes:
+        """Read an image of the data set; a path that isn't in its table is refused."""
+        try:
+            if not self.settings.serves_images:
+                raise SettingsError("no image is handed out here")
+            await asyncio.to_thread(self.index.vector_of, path)
+            root = self.settings.dataset_root
+            return await asyncio.to_thread(read_bytes, root, path)
+        except (BadImage, SettingsError) as error:
+            fix = "Use a path that a search returned, with serve_images on"
+            raise FetchError("no such image here", path, fix, 404) from error

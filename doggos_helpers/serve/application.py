@@ -1,117 +1,103 @@
 """The application: what its replicas are given, and building it from settings."""
 
+import dataclasses
 from typing import Any
 
-from pydantic import Field
 from ray import serve
 from upath import UPath
 
-from doggos_helpers.cluster.connect import connect
-from doggos_helpers.cluster.plan import StagePlan, WorkerPlan
-from doggos_helpers.embed.table import find_table, read_record
+from doggos_helpers.artefacts import write_json
+from doggos_helpers.cluster.connect import Cluster, connect
+from doggos_helpers.cluster.plan import fits
+from doggos_helpers.embed.table import read_record
 from doggos_helpers.errors import ModelError
 from doggos_helpers.search.index import open_index
-from doggos_helpers.serve.deployments import (
-    ONGOING_REQUESTS,
-    QUEUED_REQUESTS,
-    Encoder,
-    Ingress,
-    Matcher,
-)
-from doggos_helpers.settings import Settings
+from doggos_helpers.serve.api import Api
+from doggos_helpers.serve.guard import RETRY_AFTER_S
+from doggos_helpers.serve.stages import Encoder, Served, ServeSettings
+
+API_CPUS = 0.25  # of a replica that leaves the encoder to another one
+ONGOING_REQUESTS = 64  # of a replica: most of them wait for somebody's web server
+QUEUED_REQUESTS = 256  # more than that are answered 503 at once
+# A replica that is overloaded for 2 s gets help; it is let go after a quiet minute.
+SCALING = {"upscale_delay_s": 2, "downscale_delay_s": 60, "metrics_interval_s": 1}
 
 
-def beside(stage: StagePlan) -> float:
-    """Return the CPUs of an `Ingress` or `Matcher` replica.
+def application(served: Served, cluster: Cluster) -> serve.Application:
+    """Bind the deployments to one application, sized by the plan.
 
-    One of each fits beside an `Encoder`, which the plan gives half of its node.
+    With GPUs the encoder is a deployment of its own, so that nothing else holds one;
+    on CPUs it is a part of the API's replicas, and a request makes no hop.
     """
-    return min(0.25, stage.cpus / 2)
-
-
-def application(
-    settings: Settings, plan: WorkerPlan, champion: UPath
-) -> serve.Application:
-    """Bind the three deployments to one application, sized by the plan.
-
-    Args:
-        settings: For the model, the embeddings and what is allowed.
-        plan: Replicas, and what each gets.
-        champion: The classifier's folder, on storage that every node sees.
-
-    Raises:
-        ModelError: The model can't be loaded.
-    """
-    from doggos_helpers.clip.encoder import load_preprocessing
-
-    stage = plan.serve
-    common: dict[str, Any] = {
-        "num_replicas": stage.workers,
-        "max_replicas_per_node": stage.per_node,
-        # Ray Serve's default of 5 would keep batches from filling. Twice a batch:
-        # one is computed while the next one collects.
-        "max_ongoing_requests": 2 * stage.batch_size,
-    }
-    waiting = common | {
-        "max_ongoing_requests": ONGOING_REQUESTS,
-        "max_queued_requests": QUEUED_REQUESTS,
-    }
-    small = {"num_cpus": beside(stage)}
-    wanted: dict[str, Any] = {
+    plan, stage, settings = cluster.plan, cluster.plan.serve, served.settings
+    model = {
         "num_cpus": stage.cpus,
         "num_gpus": stage.gpus,
         "memory": stage.memory,
-        "accelerator_type": plan.accelerator_type,
+        "accelerator_type": plan.accelerator_type or None,
     }
-    model = {name: amount for name, amount in wanted.items() if amount}
-    encoder = serve.deployment(ray_actor_options=model, **common)(Encoder)
-    matcher = serve.deployment(ray_actor_options=small, **common)(Matcher)
-    http = serve.ingress()(Ingress)
-    ingress = serve.deployment(ray_actor_options=small, **waiting)(http)
-    return ingress.bind(
-        settings,
-        load_preprocessing(settings.model, settings.model_revision),
-        encoder.bind(settings, plan),
-        matcher.bind(settings, str(champion)),
-    )
+    one_more = dataclasses.replace(stage, per_node=stage.workers + 1)
+    options: dict[str, Any] = {
+        "num_replicas": stage.workers,
+        "ray_actor_options": model,
+        # Ray Serve's default of 5 would keep batches from filling.
+        "max_ongoing_requests": max(ONGOING_REQUESTS, 2 * stage.batch_size),
+        "max_queued_requests": QUEUED_REQUESTS,
+        "backpressure_config": {"retry_after_s": RETRY_AFTER_S},
+        "health_check_period_s": 2,  # when a replica looks for a new champion, too
+        # An update starts a new replica before it ends an old one, where there is room.
+        "max_surge_percent": int(fits(cluster.nodes, one_more) > stage.workers),
+    }
+    if settings.max_replicas:
+        limits = {"min_replicas": stage.workers, "max_replicas": settings.max_replicas}
+        target = {"target_ongoing_requests": stage.batch_size}
+        options["autoscaling_config"] = limits | target | SCALING
+        del options["num_replicas"]
+    if (settings.encoder_apart or ("yes" if stage.gpus else "no")) == "no":
+        return serve.deployment(**options)(Api).bind(served, plan)
+    encoder = serve.deployment(**options)(Encoder).bind(served, plan)
+    options["ray_actor_options"] = {"num_cpus": API_CPUS}
+    return serve.deployment(**options)(Api).bind(served, plan, encoder)
 
 
-class ServeSettings(Settings):
-    """Serve the champion over HTTP, until Ctrl-C."""
-
-    champion: str = Field("", description="classifier's folder; empty: the registry's")
-
-
-def check_artefacts(settings: Settings) -> UPath:
+def check_artefacts(settings: ServeSettings) -> Served:
     """Find out on the driver what would keep the replicas from starting.
 
     Embeddings or a champion of other CLIP weights are refused, too: the answers would
     be noise.
 
-    Returns:
-        The champion's folder.
-
     Raises:
         StorageError: There are no embeddings, or no champion.
-        ModelError: The champion can't be loaded, or the weights differ.
+        ModelError: The model or the champion can't be loaded, or the weights differ.
     """
+    from doggos_helpers.clip.encoder import load_preprocessing
     from doggos_helpers.clip.files import model_fingerprint
     from doggos_helpers.train.classifier import check_fits
     from doggos_helpers.train.registry import champion
 
-    file, embedded = find_table(settings), read_record(settings)
-    given = settings.champion if isinstance(settings, ServeSettings) else ""
-    folder = UPath(given) if given else champion(settings).folder
+    embedded = read_record(settings)
+    chosen: dict[str, Any] = {"folder": settings.champion, "version": 0}
+    if not settings.champion:
+        registered = champion(settings)
+        chosen = {"folder": str(registered.folder), "version": registered.version}
     now = model_fingerprint(settings.model, settings.model_revision)
     if embedded["encoder"]["model"] != now:
-        raise ModelError(
-            f"the embeddings were made with other weights than {settings.model} has",
-            str(file),
-            "Run notebooks 03_embedding and 04_training again",
-        )
-    check_fits(folder, now)
-    open_index(settings)
-    return folder
+        what = f"the embeddings were made with other weights than {settings.model} has"
+        fix = "Run notebooks 03_embedding and 04_training again"
+        raise ModelError(what, str(settings.embeddings_dir), fix)
+    dimension = open_index(settings).dimension
+    check_fits(UPath(chosen["folder"]), now, dimension)
+    preprocessing = load_preprocessing(settings.model, settings.model_revision)
+    return Served(settings, chosen, dimension, preprocessing)
+
+
+def roll_out(served: Served) -> None:
+    """Tell the replicas which champion to serve: those to come, and those that run.
+
+    They look every two seconds, and go on with the present one until they have loaded
+    the new one; no request fails.
+    """
+    write_json(served.settings.champion_file, served.champion)
 
 
 def build_app(args: ServeSettings) -> serve.Application:
@@ -119,4 +105,6 @@ def build_app(args: ServeSettings) -> serve.Application:
 
     Ray Serve runs it on the cluster, and takes `args` from the YAML.
     """
-    return application(args, connect(args).plan, check_artefacts(args))
+    cluster, served = connect(args), check_artefacts(args)
+    roll_out(served)
+    return application(served, cluster)

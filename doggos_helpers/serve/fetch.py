@@ -17,6 +17,7 @@ import certifi
 from yarl import URL
 
 from doggos_helpers.errors import DoggosError
+from doggos_helpers.serve.stages import ServeSettings
 
 MAX_BYTES = 20 * 2**20
 CONNECT_TIMEOUT_S = 3.0
@@ -32,44 +33,32 @@ _UPLOAD = "Download the image yourself and upload it"
 class FetchError(DoggosError):
     """An image that can't be fetched; `status` is the HTTP status to answer with."""
 
-    def __init__(
-        self, what: str, where: str = "", fix: str = "", status: int = 400
-    ) -> None:
-        """Keep all four parts, so that the error survives pickling."""
+    def __init__(self, what: str, where: str, fix: str, status: int = 400) -> None:
+        """Keep the status beside the three parts."""
         super().__init__(what, where, fix)
-        self.args = (what, where, fix, status)
         self.status = status
 
 
-async def fetch_image(
-    url: str,
-    *,
-    allow_private: bool = False,
-    max_bytes: int = MAX_BYTES,
-    total_timeout_s: float = TOTAL_TIMEOUT_S,
-    max_redirects: int = MAX_REDIRECTS,
-) -> bytes:
+async def fetch_image(url: str, settings: ServeSettings) -> bytes:
     """Fetch a URL's bytes, following redirects and checking each of them.
 
     Of a host with several addresses the private ones are passed over.
 
     Args:
         url: http or https, without a user name or password.
-        allow_private: Also connect to private, loopback and link-local addresses.
-        max_bytes: The most that is read.
-        total_timeout_s: For everything: names, connections, redirects, body.
-        max_redirects: How many are followed.
+        settings: For `allowed_hosts`, and `allow_private_urls`: also connect to
+            private, loopback and link-local addresses.
 
     Raises:
         FetchError: With status 400 (the URL is wrong), 403 (an address that isn't
-            public), 413 (too large), 415 (not an image), 502 (the other host failed)
-            or 504 (it took too long).
+            public, or a host that isn't allowed), 413 (too large), 415 (not an image),
+            502 (the other host failed) or 504 (it took too long).
     """
     refused = False
 
     def open_socket(info: aiohttp.AddrInfoType) -> socket.socket:
         nonlocal refused
-        if not allow_private and not is_public(str(info[4][0])):
+        if not settings.allow_private_urls and not is_public(str(info[4][0])):
             refused = True
             raise OSError("not public")
         return socket.socket(*info[:3])
@@ -84,14 +73,16 @@ async def fetch_image(
     )
     target = URL()
     try:
-        async with asyncio.timeout(total_timeout_s), session:
-            for _ in range(max_redirects + 1):
-                target = _parse(url, target)
+        async with asyncio.timeout(TOTAL_TIMEOUT_S), session:
+            for _ in range(MAX_REDIRECTS + 1):
+                target = _parse(url, target, settings.allowed_hosts)
                 async with session.get(target, allow_redirects=False) as response:
                     refused = False
                     url = response.headers.get("Location", "")
                     if response.status not in REDIRECTS or not url:
-                        return await _read(response, max_bytes)
+                        return await _read(response)
+        what = f"more than {MAX_REDIRECTS} redirects"
+        raise FetchError(what, str(target), "Use the address they end at", 502)
     except (aiohttp.ClientConnectorDNSError, aiohttp.InvalidURL, UnicodeError):
         raise FetchError("no such host", str(target.host), "Mend the URL") from None
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -99,10 +90,8 @@ async def fetch_image(
         if refused:  # its address isn't repeated: it tells about the network behind
             what, status = "the host's address is not public", 403
         elif isinstance(error, TimeoutError):
-            what, status = f"no image within {total_timeout_s:g} s", 504
+            what, status = f"no image within {TOTAL_TIMEOUT_S:g} s", 504
         raise FetchError(what, str(target.host), _UPLOAD, status) from error
-    what = f"more than {max_redirects} redirects"
-    raise FetchError(what, str(target), "Use the address they end at", 502)
 
 
 @functools.cache
@@ -111,7 +100,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def _parse(url: str, base: URL) -> URL:
+def _parse(url: str, base: URL, allowed_hosts: str) -> URL:
     """Check everything about a URL that can be told without its address."""
     try:
         target = base.join(URL(url))
@@ -124,6 +113,10 @@ def _parse(url: str, base: URL) -> URL:
         # The URL isn't repeated: it holds a password.
         fix = "Use a URL without user name and password"
         raise FetchError("credentials in the URL", target.host, fix)
+    allowed = [host.strip() for host in allowed_hosts.split(",") if host.strip()]
+    if allowed and target.host not in allowed:
+        fix = f"Use one of {', '.join(allowed)} (DOGGOS_ALLOWED_HOSTS)"
+        raise FetchError("not a host that is fetched from", target.host, fix, 403)
     return target
 
 
@@ -146,7 +139,7 @@ def is_public(address: str) -> bool:
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _read(response: aiohttp.ClientResponse) -> bytes:
     """Read a body up to a limit, whatever its Content-Length claims."""
     url, kind = str(response.url), response.content_type
     if not 200 <= response.status < 300:
@@ -158,14 +151,10 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     if response.headers.get("Content-Encoding", "identity") != "identity":
         # We asked for none, and a small body may unpack to a huge one.
         raise FetchError("the host compressed the image", url, _UPLOAD, 415)
-    too_large = FetchError(
-        f"larger than {max_bytes} bytes", url, "Use a smaller image", 413
-    )
-    if (response.content_length or 0) > max_bytes:
-        raise too_large
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > max_bytes:
-            raise too_large
+        if len(body) > MAX_BYTES:
+            what = f"larger than {MAX_BYTES} bytes"
+            raise FetchError(what, url, "Use a smaller image", 413)
     return bytes(body)

@@ -124,10 +124,6 @@ def _outside(root: Path) -> None:
     os.symlink(root, root / "train" / "corgi" / "again")  # a circle of links
 
 
-def _copied(root: Path) -> None:
-    shutil.copy(root / "train" / "corgi" / "0.jpg", root / "test" / "corgi" / "c.jpg")
-
-
 def counted(count: int, *said: str) -> Callable[[Place, Outcome], None]:
     """Return an `after` that wants so many rows, all good, and these words."""
 
@@ -285,19 +281,6 @@ CASES = (
         printed_fix=False,
         cluster=True,
         after=counted(6 * EACH),
-        long=True,
-    ),
-    Case(
-        AREA,
-        "the same file in two splits",
-        changed(_copied),
-        0,
-        "2 images have a copy in another split, which flatters the evaluation",
-        "Two files hold the very same bytes; both are embedded.",
-        "Delete one of them",
-        printed_fix=False,
-        cluster=True,
-        after=counted(6 * EACH + 1, "test/corgi/c.jpg and train/corgi/0.jpg"),
         long=True,
     ),
     Case(

@@ -10,6 +10,8 @@ import json
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 from doggos_sample import MODEL_DIR
 from tests.faults.case import Place
@@ -17,6 +19,13 @@ from tools.local_cluster import free_ports
 
 COMMIT = "0" * 40
 SAMPLE_FILES = {file.name for file in MODEL_DIR.iterdir()}
+
+
+def listed(file: Path) -> dict[str, Any]:
+    """Say of a file what a hub's listing says."""
+    content = file.read_bytes()
+    digest = hashlib.sha1(content).hexdigest()
+    return {"type": "file", "path": file.name, "size": len(content), "oid": digest}
 
 
 class KnowsNothing(BaseHTTPRequestHandler):
@@ -40,10 +49,14 @@ class HasSample(KnowsNothing):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         folder, _, name = path.rpartition("/")
-        if path.rstrip("/") == "/api/models/someone/clip":
+        about = "/api/models/someone/clip"
+        if path in (about, f"{about}/revision/main"):
             files = [{"rfilename": file.name} for file in MODEL_DIR.iterdir()]
-            about = {"id": "someone/clip", "sha": COMMIT, "siblings": files}
-            self.answer(json.dumps(about).encode())
+            told = {"id": "someone/clip", "sha": COMMIT, "siblings": files}
+            self.answer(json.dumps(told).encode())
+        elif path == f"{about}/tree/{COMMIT}":
+            files = [listed(file) for file in MODEL_DIR.iterdir()]
+            self.answer(json.dumps(files).encode())
         elif "someone/clip/" not in path:
             super().do_GET()
         elif folder.startswith("/someone/clip/resolve/") and name in SAMPLE_FILES:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from doggos_helpers.settings import Settings
 from doggos_sample import MODEL_DIR
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.hub import hub_model, hub_without_models, no_hub, silent_hub
+from tests.synthetic import write_embeddings
 
 ANSWER_S = 3  # what needs no network is found within
 HUB_S = 30  # ten seconds for the hub, the rest for imports on a busy machine
@@ -223,6 +225,9 @@ def other_size_without_tokenizer(place: Place) -> Sequence[str]:
 def text_without_tokenizer(place: Place) -> Sequence[str]:
     for file in copied(place).glob("tokenizer*"):
         file.unlink()
+    dataset, model = (place.environment[f"DOGGOS_{n}"] for n in ("DATASET", "MODEL"))
+    settings = Settings(storage=str(place.storage), dataset=dataset, model=model)
+    write_embeddings(settings)
     return ["search", "--text", "a black dog"]
 
 
@@ -240,11 +245,10 @@ CASES: tuple[Case, ...] = (
         name="unknown hub id",
         provoke=unknown_id,
         code=4,
-        message="no folder here and no model on the hub has this name",
+        message="neither the hub nor its cache gives it (RepositoryNotFoundError",
         cause="`DOGGOS_MODEL` names a hub id that doesn't exist, or a folder that isn't"
         " where the command was started.",
-        fix="Set DOGGOS_MODEL to sample, a hub id that this machine can reach, or a"
-        " folder written by save_pretrained",
+        fix="Set DOGGOS_MODEL to sample, a folder written by save_pretrained, or a",
         own_process=True,
         after=within_the_hubs_time,
     ),
@@ -253,10 +257,10 @@ CASES: tuple[Case, ...] = (
         name="a hub that never answers",
         provoke=silence,
         code=4,
-        message="the hub can't be reached, and the model is not in its cache (",
+        message="neither the hub nor its cache gives it (ReadTimeout",
         cause="A hub model is asked for, and the hub doesn't answer within ten seconds"
         " (`HF_HUB_ETAG_TIMEOUT` changes that).",
-        fix="Copy the model's folder to this machine and set DOGGOS_MODEL to it",
+        fix="a hub id that this machine can reach; HF_TOKEN, HTTPS_PROXY and",
         own_process=True,
         after=within_the_hubs_time,
     ),
@@ -265,9 +269,9 @@ CASES: tuple[Case, ...] = (
         name="no network for a hub model",
         provoke=closed_port,
         code=4,
-        message="the hub can't be reached, and the model is not in its cache",
+        message="neither the hub nor its cache gives it (ConnectError",
         cause="A hub model is asked for on a machine without a network.",
-        fix="use DOGGOS_MODEL=sample, or set HTTPS_PROXY or HF_ENDPOINT to reach a hub",
+        fix="a hub id that this machine can reach; HF_TOKEN, HTTPS_PROXY and",
         own_process=True,
         after=within_the_hubs_time,
     ),
@@ -276,9 +280,9 @@ CASES: tuple[Case, ...] = (
         name="no such folder",
         provoke=no_folder,
         code=4,
-        message="no such model folder",
+        message="the model is no folder here",
         cause="`DOGGOS_MODEL` is a path at which there is nothing.",
-        fix="Set DOGGOS_MODEL to sample",
+        fix="Set DOGGOS_MODEL to sample, a folder written by save_pretrained, or a",
         after=soon,
     ),
     Case(
@@ -286,9 +290,9 @@ CASES: tuple[Case, ...] = (
         name="a file in place of a folder",
         provoke=a_file,
         code=4,
-        message="the model is a file, not a folder",
+        message="the model is no folder here",
         cause="`DOGGOS_MODEL` names the weights and not the folder that holds them.",
-        fix="Name /",
+        fix="Set DOGGOS_MODEL to sample, a folder written by save_pretrained, or a",
         after=soon,
     ),
     Case(
@@ -296,9 +300,9 @@ CASES: tuple[Case, ...] = (
         name="a folder that isn't a model",
         provoke=not_a_model,
         code=4,
-        message="not a model: the folder has no config.json",
+        message="can't load the model (ValueError: Unrecognized model in",
         cause="`DOGGOS_MODEL` names another folder, such as one of images.",
-        fix="Set DOGGOS_MODEL to sample",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -306,9 +310,9 @@ CASES: tuple[Case, ...] = (
         name="a config that isn't JSON",
         provoke=broken_config,
         code=4,
-        message="can't load the model's config (It looks like the config file at",
+        message="can't load the model (OSError: It looks like the config file at",
         cause="A file of the model was copied or downloaded in part.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -316,9 +320,9 @@ CASES: tuple[Case, ...] = (
         name="no weights",
         provoke=without_weights,
         code=4,
-        message="can't load the model's weights (Error no file named model.safetensors",
+        message="can't load the model (OSError: Error no file named model.safetensors",
         cause="The folder holds a model's config and nothing else.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -326,9 +330,9 @@ CASES: tuple[Case, ...] = (
         name="weights cut short",
         provoke=cut_short,
         code=4,
-        message="can't load the model's weights (",
+        message="can't load the model (SafetensorError",
         cause="A copy or download of the weights ended early.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -336,10 +340,10 @@ CASES: tuple[Case, ...] = (
         name="no image projection",
         provoke=without_projection,
         code=4,
-        message="the model lacks 1 weights, such as visual_projection.weight",
+        message="1 are missing and 0 too many, such as visual_projection.weight",
         cause="The model was saved without the layer that puts images and texts into"
         " one space.",
-        fix="saved with its projections",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -349,7 +353,7 @@ CASES: tuple[Case, ...] = (
         code=4,
         message="not a CLIP model with images but of type vit",
         cause="The model is a ViT, a ResNet or another one that isn't CLIP.",
-        fix="Use a CLIP model for RGB images, such as openai/clip-vit-base-patch32",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -359,7 +363,7 @@ CASES: tuple[Case, ...] = (
         code=4,
         message="not a CLIP model with images but of type clip_text_model",
         cause="Only the text tower of a CLIP model was saved.",
-        fix="Use a CLIP model for RGB images",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -367,9 +371,9 @@ CASES: tuple[Case, ...] = (
         name="weights of another config",
         provoke=other_weights,
         code=4,
-        message="can't load the model's weights (",
+        message="can't load the model (RuntimeError",
         cause="`config.json` and the weights come from two models.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -377,10 +381,10 @@ CASES: tuple[Case, ...] = (
         name="more layers than the config says",
         provoke=fewer_layers,
         code=4,
-        message="the model has weights that config.json doesn't know, such as",
+        message="the model's weights don't fit its config.json: 0 are missing and",
         cause="`config.json` and the weights come from two models. transformers would"
         " leave the other layers out without a word.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -388,9 +392,9 @@ CASES: tuple[Case, ...] = (
         name="weights that run code",
         provoke=pickle_with_code,
         code=4,
-        message="can't load the model's weights (Weights only load failed",
+        message="can't load the model (UnpicklingError: Weights only load failed",
         cause="`pytorch_model.bin` is a pickle with more than numbers in it.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=not_run,
     ),
     Case(
@@ -398,9 +402,9 @@ CASES: tuple[Case, ...] = (
         name="no image processor",
         provoke=without_processor,
         code=4,
-        message="can't load the model's image processor (",
+        message="can't load the model (OSError: Can't load image processor for",
         cause="`preprocessor_config.json`, which says how to resize, is missing.",
-        fix="Copy preprocessor_config.json from the original model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -410,7 +414,7 @@ CASES: tuple[Case, ...] = (
         code=4,
         message="the image processor is not for RGB images of one size (",
         cause="Model or processor take one channel.",
-        fix="Use a CLIP model for RGB images",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(
@@ -418,9 +422,9 @@ CASES: tuple[Case, ...] = (
         name="the processor of another model",
         provoke=other_processor,
         code=4,
-        message="the image processor makes 224 x 224 pixels, and the model takes 112",
+        message="the image processor doesn't just resize and crop to 112 x 112",
         cause="`preprocessor_config.json` and `config.json` come from two models.",
-        fix="Copy all files again from the same CLIP model",
+        fix="Use all files of one CLIP model, such as openai/clip-vit-base-patch32",
         after=soon,
     ),
     Case(

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.faults.case import AREAS, Case
 from tests.faults.files import FILES
 from tests.faults.table import CASES
+from tests.hosts.wrong import WRONG
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 OPENING = """# Troubleshooting
@@ -41,6 +42,8 @@ def page(cases: Sequence[Case]) -> str:
         if rows:
             lines = [_row(f"`{c.message}`", c.cause, f"{c.fix}.", c.code) for c in rows]
             parts.append("\n".join([f"## {area}\n\n{HEAD}", *lines, ""]))
+    several = [_row(f"`{w.message}`", w.cause, f"{w.fix}.", 6) for w in WRONG]
+    parts.append("\n".join([f"## Several nodes\n\n{HEAD}", *several, ""]))
     bad = [_row(f"`{file.reason}`", file.why) for file in FILES if file.reason]
     return "\n".join([*parts, BAD_IMAGES, *bad, ""])
 

@@ -17,7 +17,7 @@ import pytest
 from doggos_helpers.artefacts import write_json, write_run
 from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.embed.table import DIGEST, LAYOUT, find_table
+from doggos_helpers.embed.table import find_table
 from doggos_helpers.settings import Settings
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.datasets import EACH, counted, dogs, embed
@@ -44,7 +44,6 @@ def embedded(place: Place, root: Path | None = None) -> Settings:
     vectors = np.random.default_rng(0).normal(size=(count, 128)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     table = manifest.table
-    table = table.append_column(DIGEST, pa.array([str(i) for i in range(count)]))
     lists = pa.array(vectors.tolist(), pa.list_(pa.float32()))
     table = table.append_column("embedding", lists)
     table = table.append_column("reason", pa.nulls(count, pa.string()))
@@ -53,7 +52,7 @@ def embedded(place: Place, root: Path | None = None) -> Settings:
     (folder / "table" / "00000").mkdir(parents=True)
     pq.write_table(table, folder / "table" / "00000" / "embeddings.parquet")
     model = model_fingerprint("sample")
-    encoder = {"model": model, "dtype": "float32", "layout": LAYOUT, "parts": 1}
+    encoder = {"model": model, "dtype": "float32", "parts": 1}
     write_json(folder / "encoder.json", encoder)
     counts = {"manifest": count, "embedded": count, "errors": 0, "computed": count}
     write_run(
@@ -99,7 +98,7 @@ def _record_edited(place: Place) -> Sequence[str]:
 def _older(place: Place) -> Sequence[str]:
     settings = embedded(place)
     file = Path(find_table(settings), "00000", "embeddings.parquet")
-    pq.write_table(pq.read_table(file).drop_columns([DIGEST]), file)
+    pq.write_table(pq.read_table(file).drop_columns(["node"]), file)
     return embed(settings.dataset)
 
 
@@ -246,7 +245,7 @@ CASES = (
         "embeddings of an older version",
         _older,
         0,
-        "are computed again: it has no column digest",
+        "are computed again: No match for FieldRef.Name(node) in ",
         "An earlier version of this package wrote the table.",
         "Nothing: the rows were computed again",
         printed_fix=False,

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
+from upath import UPath
 
-from doggos_helpers.cluster import doctor
+from doggos_helpers.cluster import alike
 from doggos_helpers.cluster.doctor import Finding, examine
 from doggos_helpers.settings import Settings
 from tests.processes import REFUSABLE, needs_refusal
 from tools.local_cluster import free_ports, local_cluster
 
-LOCAL_CHECKS = ["Python", "versions", "storage", "data set", "model", "MLflow", "port"]
+LOCAL_CHECKS = ["versions", "storage", "data set", "model", "MLflow", "port"]
 
 
 def closed() -> str:
@@ -65,11 +65,26 @@ def test_a_version_off_its_pin(settings, tmp_path, monkeypatch):
     assert "requirements.txt" in found["versions"].fix
 
 
-def test_a_package_that_is_missing():
-    assert doctor.off_pins({"no-such-package": Requirement("no-such-package==1")}) == [
-        "no-such-package is missing, not ==1"
+def test_a_package_that_is_missing(settings, tmp_path, monkeypatch):
+    ours = tmp_path / "site" / "doggos_helpers-9.dist-info"
+    ours.mkdir(parents=True)
+    about = "Metadata-Version: 2.1\nName: doggos-helpers\nVersion: 9\n"
+    (ours / "METADATA").write_text(f"{about}Requires-Dist: no-such-package==1\n")
+    monkeypatch.syspath_prepend(ours.parent)
+    found = findings(settings)
+    assert not_ok(found) == ["versions", "Ray"]
+    assert found["versions"].text == "no-such-package is not installed, not ==1"
+
+
+def test_what_a_node_lacks_is_named(tmp_path):
+    same, there = alike.versions(), UPath(tmp_path)
+    assert "torch" in same and alike.report([there / "..", there], same) == []
+    other = same | {"torch": "1.0", "Python": "3.9"}
+    assert alike.report([there / "none"], other) == [
+        f"Python is {same['Python']}, not 3.9",
+        f"torch is {same['torch']}, not 1.0",
+        f"it doesn't see {tmp_path}/none",
     ]
-    assert doctor.off_pins(doctor.pins()) == [] and "ray" in doctor.pins()
 
 
 DOCTOR = [sys.executable, "-m", "doggos_helpers.cluster"]
@@ -119,11 +134,11 @@ def test_what_the_doctor_does_not_know_is_a_finding_too(settings):
     assert "storage" in not_ok(found) and "/proc/doggos" in found["storage"].text
 
 
-def test_a_disk_that_is_nearly_full(settings, monkeypatch):
-    monkeypatch.setattr(doctor, "LEAST_FREE", 2**60)
-    found = findings(settings)
-    assert not_ok(found) == ["storage", "Ray"]
-    assert "GiB are free" in found["storage"].text
+def test_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(alike, "LEAST_FREE", 2**60)
+    (tmp_path / "marker").touch()
+    [told] = alike.report([UPath(tmp_path, "marker")], alike.versions())
+    assert "GiB of disk are free" in told
 
 
 def run_doctor(variables: dict[str, str], *options: str) -> tuple[int, str]:
@@ -168,9 +183,9 @@ def test_a_node_that_sees_another_storage_and_a_token_that_is_missing(two_nodes)
     nodes = [x for x in said.splitlines() if x[8:12] == "node"]
     assert code == 1 and len(nodes) == 2, said
     assert sorted(x[:6].strip() for x in nodes) == ["NOT OK", "ok"]
-    assert "another storage than the driver" in said and "DOGGOS_STORAGE" in said
-    assert "token     from RAY_AUTH_TOKEN_PATH" in said
-    assert not list(storage.glob(".doctor-*"))
+    assert "it doesn't see" in said and "DOGGOS_STORAGE" in said
+    assert "token from RAY_AUTH_TOKEN_PATH" in said
+    assert not list(storage.glob(".alike-*"))
 
     nothing = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": "/nowhere/token"}
     code, said = run_doctor(nothing, "--storage", str(storage), *port)

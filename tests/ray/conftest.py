@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from doggos_helpers.cluster.connect import Cluster, connect, disconnect
+from doggos_helpers.serve.stages import ServeSettings
 from doggos_helpers.settings import Settings
+from tests.ray import serving
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +24,9 @@ def cluster(
     )
     yield settings, connect(settings)
     disconnect()
+
+
+@pytest.fixture(scope="session")
+def prepared(cluster, tmp_path_factory: pytest.TempPathFactory) -> ServeSettings:
+    """What an app needs: images, their embeddings and a classifier."""
+    return serving.prepare(tmp_path_factory.mktemp("serving"), cluster[1])

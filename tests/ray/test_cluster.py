@@ -7,8 +7,10 @@ import time
 import pytest
 
 from doggos_helpers.cluster import waiting
+from doggos_helpers.cluster.another import another_node
 from doggos_helpers.cluster.connect import connect
-from doggos_helpers.cluster.nodes import this_node
+from doggos_helpers.cluster.doctor import _examine_nodes
+from doggos_helpers.cluster.nodes import live_nodes, this_node
 from doggos_helpers.cluster.plan import plan_workers
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.errors import ClusterError
@@ -95,15 +97,49 @@ def test_the_doctor_names_an_address_where_nothing_listens(tmp_path):
     assert Settings().address == ""
 
 
-def test_the_doctor_finds_nothing_on_a_ray_on_which_all_is_well(cluster):
+def test_a_monitor_sees_each_node_and_what_it_did(cluster):
     import ray
 
-    from doggos_helpers.cluster.doctor import _examine_cluster
+    _, connected = cluster
 
+    with connected.monitor() as usage:
+        kept = ray.put(bytes(200 * 2**20))
+        spin = ray.remote(num_cpus=1)(_spin)
+        ray.get([spin.remote(16.0) for _ in range(2)])
+    del kept
+    frame = usage.frame
+    assert set(frame.node) == {node.name for node in connected.nodes}
+    assert frame.seconds.is_monotonic_increasing and len(frame) >= 4
+    assert frame["CPU (%)"].max() > 50
+    assert 0 < frame["memory (GiB)"].max() < 10_000
+    assert frame["object store (GiB)"].max() > 0.19
+    assert usage.cost < 0.05
+    assert "GPU (%)" in frame or not sum(node.gpus for node in connected.nodes)
+
+
+def test_a_second_node_comes_up_and_goes(cluster):
+    _, connected = cluster
+    with another_node(connected) as node:
+        assert node.cpus == 1 and not node.is_head
+        assert [n.name for n in live_nodes()] == [connected.nodes[0].name, node.name]
+    deadline = time.monotonic() + 30
+    while len(live_nodes()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert [n.name for n in live_nodes()] == [connected.nodes[0].name]
+
+
+def _spin(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_the_doctor_finds_nothing_on_a_ray_on_which_all_is_well(cluster):
     settings, connected = cluster
-    found = list(_examine_cluster(settings))
-    assert [f.name for f in found] == ["Ray", "token", "plan", "node"]
+    found = list(_examine_nodes(settings))
+    assert [f.name for f in found] == ["plan"] * 4 + ["node"]
     assert not any(f.fix for f in found), found
+    assert found[0].text.startswith("embed     1 workers of 1 CPU, 0 GPU")
     assert found[-1].text.startswith(connected.nodes[0].name)
-    assert "sees storage and model" in found[-1].text
-    assert ray.is_initialized()  # by the fixture, before the doctor came
+    assert "has what the driver has" in found[-1].text
+    assert not list(settings.storage_root.glob(".alike-*"))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -20,11 +21,9 @@ from doggos_helpers.clip.encoder import ClipEncoder
 from doggos_helpers.cluster.plan import plan_workers
 from doggos_helpers.data.images import decode
 from doggos_helpers.data.manifest import build_manifest
-from doggos_helpers.embed.pipeline import block_rows, build_pipeline
-from doggos_helpers.embed.sink import TableSink
+from doggos_helpers.embed.pipeline import TableSink, block_rows, build_pipeline
 from doggos_helpers.embed.stage import EmbedInputs, check, embed
 from doggos_helpers.embed.table import (
-    LAYOUT,
     find_table,
     read_embeddings,
     read_record,
@@ -136,35 +135,70 @@ def _rows(settings):
     return rows.paths, rows.vectors
 
 
-def test_an_interrupted_run_is_continued_and_its_half_written_file_dropped(
-    cluster, settings
+def test_an_interrupted_run_is_continued_and_its_half_written_files_dropped(
+    cluster, settings, caplog
 ):
     changes = {"images_per_class": 3}
     few = build_manifest(settings.model_copy(update=changes))
     plan, folder = cluster[1].plan, table_folder(settings)
-    sink = TableSink(folder, few.parts, 8)
-    build_pipeline(few, folder, settings, plan).write_datasink(
-        sink, ray_remote_args={"num_cpus": plan.embed.task_cpus}
-    )
-    encoder = {
-        "model": check(settings).model,
-        "dtype": "float32",
-        "layout": LAYOUT,
-        "parts": 1,
-    }
+    encoder = {"model": check(settings).model, "dtype": "float32", "parts": 1}
     write_json(settings.embeddings_dir / "encoder.json", encoder)
+    build_pipeline(few, settings, plan).write_datasink(
+        TableSink(few, folder, plan.embed),
+        ray_remote_args={"num_cpus": plan.embed.task_cpus},
+    )
+    stored = pq.read_table(folder)
     half = Path(folder, "00000", "half.parquet")
     half.write_bytes(b"PAR1 and then the power went")
-    Path(folder, "00000", ".draft.parquet.1").write_bytes(b"PAR1")
+    draft = Path(folder, "00000", ".whole.parquet.1")  # not renamed any more
+    pq.write_table(stored, draft)
     with pytest.raises(StorageError, match="03_embedding"):
         read_embeddings(settings)
     run = embed(check(settings), cluster[1])
-    assert sink.written == few.rows > 40
+    assert stored.num_rows == few.rows > 40
     assert run["counts"]["computed"] == run["counts"]["manifest"] - few.rows
     table = pq.read_table(find_table(settings))
     assert table.num_rows == run["counts"]["manifest"]
     assert len(set(table["path"].to_pylist())) == table.num_rows
-    assert not half.exists() and not list(Path(folder).rglob(".draft*"))
+    assert not half.exists() and not draft.exists()
+    assert {half.name, draft.name} <= {
+        Path(record.message.split()[3]).name for record in caplog.records
+    }
+
+
+def change_rows(settings, change) -> None:
+    """Change each file of a table as an earlier version, or a bad day, left it."""
+    for file in Path(find_table(settings)).rglob("*.parquet"):
+        pq.write_table(change(pq.read_table(file)), file)
+
+
+def test_a_table_with_hashes_of_the_files_is_read_and_gone_on_with(cluster, own):
+    """Version 0.1 had a column of them, and noted a layout beside the encoder."""
+    change_rows(own, lambda rows: rows.append_column("digest", [["x"] * len(rows)]))
+    note = own.embeddings_dir / "encoder.json"
+    write_json(note, json.loads(note.read_text()) | {"layout": "2"})
+    images = sorted(Path(own.dataset).rglob("*.jpg"))
+    shutil.copy(images[0], images[0].with_name("one_more.jpg"))
+    before = read_embeddings(own)
+    run = embed(check(own), cluster[1])
+    assert run["counts"]["computed"] == 1
+    assert len(read_embeddings(own)) == len(before) + 1
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(cluster, own):
+    """Other bad images are not: their bytes are what they were."""
+    total, first = read_record(own)["counts"], str(read_embeddings(own).paths[0])
+
+    def spoil(rows):
+        columns = rows.to_pandas()
+        columns.loc[columns.path == first, "reason"] = "unreadable: stale file handle"
+        columns.loc[columns.path == first, "embedding"] = None
+        return pa.Table.from_pandas(columns, rows.schema, preserve_index=False)
+
+    change_rows(own, spoil)
+    run = embed(check(own), cluster[1])
+    assert run["counts"] == total | {"computed": 1}
+    assert first in read_embeddings(own).paths
 
 
 def test_parts_hold_each_row_once_and_drop_what_is_doubled(cluster, own):
@@ -193,8 +227,7 @@ def test_parts_hold_each_row_once_and_drop_what_is_doubled(cluster, own):
 def test_the_rows_are_shared_out(cluster, settings):
     """One task for all of them would keep all workers but one waiting."""
     manifest, plan = build_manifest(settings), cluster[1].plan
-    folder = table_folder(settings)
-    done = build_pipeline(manifest, folder, settings, plan).materialize()
+    done = build_pipeline(manifest, settings, plan).materialize()
     blocks = math.ceil(manifest.rows / block_rows(manifest.rows, plan.embed))
     assert blocks > 3 and done.num_blocks() >= blocks - 1  # small ones may be joined
 

@@ -19,6 +19,7 @@ from doggos_helpers.embed.table import find_table
 from doggos_helpers.evaluate import stage as evaluate
 from doggos_helpers.evaluate.prediction import read_predictions
 from doggos_helpers.serve.service import start, stop
+from doggos_helpers.serve.stages import ServeSettings
 from doggos_helpers.train import stage as train
 from tests.photos import DOGS, NOT_DOGS, needs_photos
 from tools.local_cluster import free_ports
@@ -94,7 +95,7 @@ def test_sideways_photographs_are_turned_upright():
 def test_photographs_of_other_animals_go_through_the_service(runs, cluster, settings):
     files = sorted(p for p in NOT_DOGS.rglob("*") if p.is_file())
     started = time.time()
-    service = start(settings, cluster[1])
+    service = start(ServeSettings(**settings.model_dump()), cluster[1])
     try:
         with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
             for file in files:

@@ -109,7 +109,7 @@ def command_settings():
     from doggos_helpers.loadtest.__main__ import LoadSettings
     from doggos_helpers.sample.__main__ import SampleSettings
     from doggos_helpers.search.__main__ import SearchSettings
-    from doggos_helpers.serve.application import ServeSettings
+    from doggos_helpers.serve.stages import ServeSettings
 
     return [
         *((Settings, name) for name in ("embed", "train", "evaluate", "cluster")),

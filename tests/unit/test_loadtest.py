@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.serve import send_at
 from doggos_helpers.errors import ServiceError, StorageError
 from doggos_helpers.loadtest import __main__ as command
 from doggos_helpers.loadtest.client import record, send_load
@@ -24,6 +25,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
     lock = threading.Lock()
     busy = most = turn = 0
     bodies: list[bytes]
+    headers_seen: list[str | None]
     failing: dict[int, str]
 
     def do_GET(self) -> None:
@@ -36,13 +38,14 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             site.most = max(site.most, site.busy)
             turn = site.turn
             site.turn += 1
+        site.headers_seen.append(self.headers["Authorization"])
         site.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(SECONDS)
         with self.lock:
             site.busy -= 1
         what = self.failing.get(turn, "")
-        if what == "503":
-            self.reply(503, {"error": "busy"})
+        if what in ("503", "400"):
+            self.reply(int(what), {"error": "busy"})
         elif what == "hang up":
             self.close_connection = True
         elif what == "slow":
@@ -67,7 +70,9 @@ class StandIn(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site() -> Iterator[tuple[str, type[StandIn]]]:
-    handler = type("Site", (StandIn,), {"bodies": [], "failing": {}})
+    handler = type(
+        "Site", (StandIn,), {"bodies": [], "headers_seen": [], "failing": {}}
+    )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", handler
@@ -75,17 +80,18 @@ def site() -> Iterator[tuple[str, type[StandIn]]]:
     server.server_close()
 
 
-def load(url: str, requests: int, concurrency: int, **options: float) -> dict:
+def load(url: str, requests: int, concurrency: int, **options: object) -> dict:
     images = [b"one", b"two", b"three"]
     return asyncio.run(
-        send_load(url, images, requests=requests, concurrency=concurrency, **options)
+        send_load(url, images, requests=requests, concurrency=concurrency, **options)  # type: ignore[arg-type]
     )
 
 
 def test_every_request_is_sent_once_and_the_images_take_turns(site):
     url, handler = site
     report = load(url, 7, 2)
-    assert report["counts"] == {"requests": 7, "succeeded": 7, "failed": 0}
+    counts = {"requests": 7, "succeeded": 7, "failed": 0, "retried": 0}
+    assert report["counts"] == counts
     assert report["statuses"] == {"200": 7}
     assert report["nodes"] == {"node 0": 4, "node 1": 3}
     sent = [sum(word in body for body in handler.bodies) for word in (b"one", b"two")]
@@ -116,14 +122,53 @@ def test_failures_are_counted_by_what_they_were_and_have_no_latency(site):
     url, handler = site
     handler.failing = {1: "503", 3: "hang up", 5: "slow"}
     report = load(url, 8, 1, timeout_s=0.8)
-    assert report["counts"] == {"requests": 8, "succeeded": 5, "failed": 3}
+    counts = {"requests": 8, "succeeded": 5, "failed": 3, "retried": 0}
+    assert report["counts"] == counts
     assert report["statuses"] == {
         "200": 5,
         "503": 1,
-        "ReadTimeout": 1,
-        "RemoteProtocolError": 1,
+        "ServerDisconnectedError": 1,
+        "TimeoutError": 1,
     }
     assert sum(report["nodes"].values()) == len(report["latencies_ms"]) == 5
+
+
+def test_what_failed_is_sent_again_after_a_wait_until_it_is_answered(site):
+    url, handler = site
+    handler.failing = {1: "503", 2: "hang up", 5: "400"}
+    report = load(url, 6, 1, retries=3)
+    counts = {"requests": 6, "succeeded": 5, "failed": 1, "retried": 1}
+    assert report["counts"] == counts
+    assert report["statuses"] == {"200": 5, "400": 1}  # which no retry would mend
+    assert handler.turn == 8
+    assert max(report["latencies_ms"]) > 300  # of two waits, 100 ms and 200 at least
+
+
+def test_requests_come_at_a_fixed_rate_whether_answered_or_not(site):
+    url, handler = site
+    report = send_at(url, [b"one"], 50, 40)
+    assert report["counts"]["succeeded"] == 40
+    assert 0.75 < report["seconds"] < 2
+    assert handler.most >= 2  # each takes 50 ms, and one comes every 20
+
+
+def test_a_ramp_has_a_row_a_second_with_the_clients_of_its_step(site):
+    url, _ = site
+    report = load(url, 0, 0, steps=[1, 4, 1], step_s=1)
+    clients = [row["clients"] for row in report["series"]]
+    assert clients[0] == clients[-1] == 1 and 4 in clients
+    rates = {row["clients"]: row["throughput"] for row in report["series"]}
+    assert rates[4] > 2 * rates[1]
+    assert sum(row["throughput"] for row in report["series"]) == len(
+        report["latencies_ms"]
+    )
+    assert {row["replicas"] for row in report["series"]} == {1}
+
+
+def test_the_token_is_sent(site):
+    url, handler = site
+    load(url, 1, 1, token="woof")
+    assert handler.headers_seen[-1] == "Bearer woof"
 
 
 def test_when_everything_fails_there_are_no_percentiles(site):
@@ -168,11 +213,11 @@ def test_the_command_returns_1_when_a_request_failed(
     monkeypatch.setattr(command, "read_test_images", lambda _: [b"image"])
     arguments = ["--storage", settings.storage, "--requests", "3", "--concurrency", "1"]
     assert command.main([*arguments, "--url", url]) == 0
-    assert "3 of 3 requests succeeded" in capsys.readouterr().out
+    assert "'succeeded': 3, 'failed': 0" in capsys.readouterr().out
     handler.failing = {handler.turn + 1: "503"}
     assert command.main([*arguments, "--url", url]) == 1
     out = capsys.readouterr().out
-    assert "2 of 3" in out and "200: 2, 503: 1" in out
+    assert "'succeeded': 2, 'failed': 1" in out and "'200': 2, '503': 1" in out
 
 
 def test_the_command_names_the_notebook_that_makes_the_embeddings(tmp_path):

@@ -1,0 +1,154 @@
+"""Stages of a request: what embeds, what classifies, and what both are made from."""
+
+import asyncio
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import Field, SecretStr
+from ray import serve
+from ray.serve import metrics
+from upath import UPath
+
+from doggos_helpers.cluster.nodes import this_node
+from doggos_helpers.cluster.plan import WorkerPlan
+from doggos_helpers.data.images import Preprocessing
+from doggos_helpers.embed.table import read_record
+from doggos_helpers.serve.answers import Breed, Model
+from doggos_helpers.settings import Settings, YesNo
+
+TOP_BREEDS = 5
+NO_TOKEN = SecretStr("")
+
+
+class ServeSettings(Settings):
+    """Serve the champion over HTTP, until Ctrl-C."""
+
+    champion: str = Field("", description="classifier's folder; empty: the registry's")
+    promote: int | None = Field(
+        None, description="version to roll out, and nothing else"
+    )
+    encoder_apart: YesNo | None = Field(None, description="default: where it has GPUs")
+    max_replicas: int | None = Field(None, gt=0, description="as many under load")
+    token: SecretStr = Field(NO_TOKEN, description="to bear; better in DOGGOS_TOKEN")
+    allowed_hosts: str = Field("", description="to fetch from, with commas; empty: all")
+
+    @property
+    def champion_file(self) -> UPath:
+        """Where the running service looks for which champion to serve."""
+        return self.serving_dir / f"champion-{self.app_name}.json"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What replicas are made from; `dimension` is that of the embeddings.
+
+    `champion` is the classifier's `folder` and `version` (0: not a registered one).
+    """
+
+    settings: ServeSettings
+    champion: dict[str, Any]
+    dimension: int
+    preprocessing: Preprocessing
+
+
+class Encoder:
+    """Embed images and texts, in batches. The one stage that needs a GPU."""
+
+    def __init__(self, served: Served, plan: WorkerPlan) -> None:
+        """Load both towers of CLIP, once a replica."""
+        from doggos_helpers.clip.encoder import ClipEncoder
+
+        self.clip = ClipEncoder(
+            served.settings.model,
+            served.settings.model_revision,
+            device=plan.device,
+            dtype=plan.serve.dtype,
+            threads=plan.serve.threads,
+            towers=("image", "text"),
+        )
+        self.node = this_node()
+        # Answers name the unknown words; the logs of a service need not.
+        logging.getLogger("doggos_helpers.clip.encoder").setLevel(logging.ERROR)
+        batched: tuple[Any, ...] = (self.image, self.text)
+        for method in batched:
+            method.set_max_batch_size(plan.serve.batch_size)
+        # The first forward pass is slow: better now than with a user waiting.
+        self.clip.encode_images(np.zeros((1, *served.preprocessing.crop, 3), "u1"))
+
+    @serve.batch(batch_wait_timeout_s=0)
+    async def image(
+        self, pixels: list[np.ndarray]
+    ) -> list[tuple[np.ndarray, str, int]]:
+        """Embed one image (uint8 [h, w, 3]); Serve collects the calls to a batch.
+
+        Nobody waits for others: a batch is what came while the last one was computed.
+
+        Returns:
+            The embedding, float32 [d], the node that computed it, and with how many.
+        """
+        vectors = await asyncio.to_thread(self.clip.encode_images, np.stack(pixels))
+        return [(vector, self.node, len(pixels)) for vector in vectors]
+
+    @serve.batch(batch_wait_timeout_s=0)
+    async def text(self, texts: list[str]) -> list[tuple[np.ndarray, list[str], str]]:
+        """Embed one text; return the embedding, the unknown words and the node."""
+        vectors = await asyncio.to_thread(self.clip.encode_texts, texts)
+        unknown = [sorted(set(self.clip.unknown_words(text))) for text in texts]
+        return [(v, u, self.node) for v, u in zip(vectors, unknown, strict=True)]
+
+    async def ping(self) -> None:
+        """Answer, to say that this stage lives."""
+
+
+class Classifier:
+    """Name the breeds that embeddings show, as the champion of the moment does."""
+
+    def __init__(self, served: Served) -> None:
+        """Load the champion."""
+        self.served, self.noted = served, ""
+        self.record = read_record(served.settings)
+        self.version = metrics.Gauge(
+            "doggos_model_version", "Version of the champion that answers"
+        )
+        self.follow()
+
+    def follow(self) -> None:
+        """Load the champion that was rolled out, unless it is the one that is loaded.
+
+        Raises:
+            ModelError: It doesn't fit the embeddings; the present one stays.
+        """
+        from doggos_helpers.train.classifier import check_fits, load
+
+        noted = self.served.settings.champion_file.read_text()
+        if noted == self.noted:
+            return
+        champion, encoder = json.loads(noted), self.record["encoder"]["model"]
+        folder = UPath(champion["folder"])
+        labels = check_fits(folder, encoder, self.served.dimension)
+        model, classes = load(folder)
+        about = Model(
+            version=champion["version"],
+            clip=self.served.settings.model,
+            classes=len(classes),
+            images=self.record["counts"]["embedded"],
+            epoch=labels.get("epoch"),
+            val_loss=labels.get("val_loss"),
+        )
+        # In one step: requests are under way.
+        self.noted, self.loaded = noted, (model, classes, about)
+        self.version.set(champion["version"])
+
+    def predict(self, vector: np.ndarray) -> tuple[list[Breed], Model]:
+        """Return the likeliest breeds of an embedding, float32 [d], and who says so."""
+        from doggos_helpers.train.classifier import predict_probabilities
+
+        model, classes, about = self.loaded
+        shares = predict_probabilities(model, vector[None])[0]
+        best = np.argsort(-shares, kind="stable")[:TOP_BREEDS]
+        return [
+            Breed(breed=classes[i], probability=float(shares[i])) for i in best
+        ], about
