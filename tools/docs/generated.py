@@ -37,7 +37,8 @@ def write(source: Path) -> None:
     (folder / "commands.md").write_text(command_tables())
     (folder / "series.md").write_text(series_table())
     (folder / "costs.md").write_text(costs.table())
-    shutil.copy(ROOT / "benchmarks" / "README.md", folder / "benchmarks.md")
+    benchmarks = (ROOT / "benchmarks" / "README.md").read_text()
+    (folder / "benchmarks.md").write_text(benchmarks.partition("\n")[2])  # less a title
     for name in ("deploy", "notebooks/params"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / Path(name).name)
