@@ -26,6 +26,7 @@ GROUPS = {
     "Search and service": ("",),  # the rest
 }
 
+LISTED = {"index", "scaling-out", "troubleshooting"}
 LEFT = set(Settings.model_fields)  # what every command has
 
 
@@ -53,6 +54,16 @@ def write(source: Path) -> None:
     fence = "```{toctree}\n:maxdepth: 1\n\n" + names + "\n```\n"
     (api / "index.md").write_text((source / "reference" / "api.md").read_text() + fence)
     (source / "reference" / "api.md").unlink()
+
+    list_reports(source)
+
+
+def list_reports(source: Path) -> None:
+    """List the pages of docs/ itself that no other page lists: reports of tests."""
+    reports = {page.stem for page in source.glob("*.md")} - LISTED
+    about = source / "about" / "index.md"
+    text = about.read_text().rstrip().removesuffix("```")
+    about.write_text("\n".join([text, *(f"../{r}" for r in sorted(reports)), "```\n"]))
 
 
 def series_table() -> str:
