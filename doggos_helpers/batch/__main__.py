@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from doggos_helpers.batch.notebooks import BatchSettings, run_notebooks
+from doggos_helpers.batch.report import INDEX
 from doggos_helpers.errors import run_command
 
 
@@ -11,8 +12,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the notebooks in order and say where the executed copies are."""
     settings = BatchSettings.from_command("doggos_helpers.batch", list(arguments))
     out = run_notebooks(settings)
-    how = f"{sys.executable} -m jupyterlab {out}"
-    print(f"The executed notebooks are in {out}; open them with: {how}")
+    print(f"The executed notebooks are in {out}: {INDEX} shows them in a browser,")
+    print(f"and JupyterLab with {sys.executable} -m jupyterlab {out}")
     return 0
 
 

@@ -2,8 +2,7 @@
 
 import html
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,16 @@ from doggos_helpers.artefacts import write_whole
 
 INDEX = "index.html"
 GOOD = "All good"  # what a notebook's check prints, with its figures
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<style>body {{font: 1rem/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding:
-0 1rem}} td, th {{text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top}}
-</style><h1>{title}</h1><p>{about}</p><table>
-<tr><th>notebook</th><th>minutes</th><th>what it found</th><th>with outputs</th></tr>
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The series</title>
+<style>body {{font: 1rem/1.5 sans-serif; margin: 2rem}} td, th {{text-align: left;
+padding: .3rem .8rem .3rem 0}}</style><h1>The series, executed</h1><p>{about}</p>
+<table><tr><th>notebook<th>minutes<th>what came out<th>with outputs</tr>
 {rows}</table></html>
 """
 ROW = (
-    '<tr><td><a href="{name}.html">{name}</a></td><td>{minutes:.1f}</td>'
-    '<td>{found}</td><td><a href="{name}.ipynb">.ipynb</a></td></tr>\n'
+    '<tr><td><a href="{name}.html">{name}</a><td>{minutes:.1f}<td>{found}'
+    '<td><a href="{name}.ipynb">.ipynb</a></tr>\n'
 )
-
-
-@dataclass(frozen=True)
-class Executed:
-    """An executed copy: its path, minutes, and what its check or its failure says."""
-
-    path: Path
-    minutes: float
-    found: str
 
 
 def is_done(notebook: Path, copy: Path, given: Mapping[str, Any] | None = None) -> bool:
@@ -49,48 +37,42 @@ def is_done(notebook: Path, copy: Path, given: Mapping[str, Any] | None = None) 
         return False
     now, then = (nbformat.read(path, as_version=4) for path in (notebook, copy))
     ran = then.metadata.get("papermill", {})
-    own = [c.source for c in then.cells if "injected-parameters" not in c.metadata.tags]
-    return (
-        bool(ran.get("end_time"))
-        and not ran.get("exception")
-        and own == [c.source for c in now.cells]
-        and given in (None, ran.get("parameters"))
-    )
+    injected = "injected-parameters"
+    own = [c.source for c in then.cells if injected not in c.metadata.get("tags", [])]
+    ended = ran.get("end_time") and not ran.get("exception")
+    same = own == [c.source for c in now.cells]
+    return bool(ended and same and given in (None, ran.get("parameters")))
 
 
-def describe(copy: Path, failure: str = "") -> Executed:
-    """Read an executed copy: how long it took, and the figures of its check."""
+def row(copy: Path) -> str:
+    """Return a row of the page: minutes, and what the check or the failure said."""
     notebook = nbformat.read(copy, as_version=4)
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     lines = [line for o in outputs for line in o.get("text", "").splitlines()]
-    good = [line.removeprefix(GOOD).strip(" :.") for line in lines if GOOD in line]
-    minutes = (notebook.metadata.papermill.duration or 0) / 60
-    return Executed(copy, minutes, failure or "; ".join(["ok", *filter(None, good)]))
+    found = [line for line in lines if line.startswith(GOOD)]
+    found += [f"{o.ename}: {o.evalue}" for o in outputs if o.output_type == "error"]
+    minutes = (notebook.metadata.get("papermill", {}).get("duration") or 0) / 60
+    said = html.escape("; ".join(found) or "not finished")
+    return ROW.format(name=copy.stem, minutes=minutes, found=said)
 
 
-def publish(done: list[Executed], about: str, folders: list[UPath]) -> None:
-    """Write the last notebook that was executed as HTML, and the page of all.
+def publish(copy: Path, copies: Sequence[Path], about: str, folder: UPath) -> None:
+    """Write an executed notebook as HTML, and the page of all, here and on the storage.
 
     Args:
-        done: The executed notebooks, in order.
+        copy: Just executed; what is written stands beside it.
+        copies: Of all notebooks, in order, executed or not yet.
         about: The run, in a sentence.
-        folders: Where to, local ones or in a bucket; the notebook goes there as well.
+        folder: Where all of it goes as well.
     """
     from nbconvert import HTMLExporter
 
-    last = done[-1].path
     # What Jupyter's page would load from the internet are scripts, all of them.
-    text = HTMLExporter(template_name="lab").from_filename(str(last))[0]
+    text = HTMLExporter(template_name="lab").from_filename(str(copy))[0]
     text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
-    rows = [
-        ROW.format(
-            name=one.path.stem, minutes=one.minutes, found=html.escape(one.found)
-        )
-        for one in done
-    ]
-    title, about = "The series, executed", html.escape(about)
-    index = PAGE.format(title=title, about=about, rows="".join(rows))
-    for folder in folders:
-        write_whole(folder / last.name, last.read_bytes())
-        write_whole(folder / f"{last.stem}.html", text.encode())
-        write_whole(folder / INDEX, index.encode())
+    rows = "".join(row(path) for path in copies if path.is_file())
+    index = PAGE.format(about=html.escape(about), rows=rows)
+    for place in (UPath(copy.parent), folder):
+        write_whole(place / copy.name, copy.read_bytes())
+        write_whole(place / f"{copy.stem}.html", text.encode())
+        write_whole(place / INDEX, index.encode())

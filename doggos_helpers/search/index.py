@@ -81,7 +81,7 @@ class Index:
             raise SettingsError("k must be at least 1", f"k = {k}", "Ask for 1 or more")
         if unknown := sorted(set(classes) - set(self.classes)):
             names = textwrap.shorten(f"classes: {', '.join(self.classes)}", SHOWN)
-            fix = "Filter by classes of the index, with commas between"
+            fix = "Filter by classes of the index"
             raise SettingsError(f"no images of class {', '.join(unknown)}", names, fix)
         query = self.rows.search(vector, vector_column_name=EMBEDDING).limit(k)
         query = query.distance_type("cosine").select([PATH, CLASS, SPLIT, "_distance"])

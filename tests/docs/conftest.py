@@ -15,7 +15,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def newest(*folders: Path) -> float:
-    files = [f for folder in folders for f in folder.rglob("*") if f.is_file()]
+    found = [f for folder in folders for f in folder.rglob("*")]
+    files = [f for f in found if f.is_file() and f.parent.name != "__pycache__"]
     return max((f.stat().st_mtime for f in files), default=0.0)
 
 

@@ -204,7 +204,7 @@ OF_SETTINGS = (
         code=2,
         message="no images of class zebra: classes: akita, beagle, corgi",
         cause="The filter names a class that no embedded image has.",
-        fix="Filter by classes of the index, with commas between",
+        fix="Filter by classes of the index",
         after=soon,
     ),
 )

@@ -3,6 +3,7 @@
 Each is a file under `_generated` of the assembled source, which the pages include.
 """
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -25,15 +26,20 @@ GROUPS = {
     "Search and service": ("",),  # the rest
 }
 
+LISTED = {"index", "scaling-out", "troubleshooting"}
+LEFT = set(Settings.model_fields)  # what every command has
+
 
 def write(source: Path) -> None:
     """Write all of them under the source folder."""
     folder = source / "_generated"
     folder.mkdir()
     (folder / "settings.md").write_text(settings_tables())
+    (folder / "commands.md").write_text(command_tables())
     (folder / "series.md").write_text(series_table())
     (folder / "costs.md").write_text(costs.table())
-    shutil.copy(ROOT / "benchmarks" / "README.md", folder / "benchmarks.md")
+    benchmarks = (ROOT / "benchmarks" / "README.md").read_text()
+    (folder / "benchmarks.md").write_text(benchmarks.partition("\n")[2])  # less a title
     for name in ("deploy", "notebooks/params"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / Path(name).name)
@@ -48,6 +54,16 @@ def write(source: Path) -> None:
     fence = "```{toctree}\n:maxdepth: 1\n\n" + names + "\n```\n"
     (api / "index.md").write_text((source / "reference" / "api.md").read_text() + fence)
     (source / "reference" / "api.md").unlink()
+
+    list_reports(source)
+
+
+def list_reports(source: Path) -> None:
+    """List the pages of docs/ itself that no other page lists: reports of tests."""
+    reports = {page.stem for page in source.glob("*.md")} - LISTED
+    about = source / "about" / "index.md"
+    text = about.read_text().rstrip().removesuffix("```")
+    about.write_text("\n".join([text, *(f"../{r}" for r in sorted(reports)), "```\n"]))
 
 
 def series_table() -> str:
@@ -82,16 +98,36 @@ def settings_tables() -> str:
     return "\n".join(parts)
 
 
-def _setting(name: str, field: Any) -> str:
-    option, variable = f"--{name.replace('_', '-')}", f"{PREFIX}{name.upper()}"
-    default = "from the plan" if field.default is None else f"`{field.default}`"
-    if field.default == "":
+def command_tables() -> str:
+    """Return a table of the options that a command alone has, for each command."""
+    package, parts = ROOT / "doggos_helpers", []
+    for file in sorted(package.glob("*/__main__.py")):
+        command = f"doggos_helpers.{file.parent.name}"
+        values = vars(importlib.import_module(f"{command}.__main__")).values()
+        kinds = [v for v in values if isinstance(v, type) and issubclass(v, Settings)]
+        for kind in [kind for kind in kinds if kind is not Settings]:
+            names = [name for name in kind.model_fields if name not in LEFT]
+            rows = [_setting(n, kind.model_fields[n], variable=False) for n in names]
+            head = "| option | takes | default | what it is |\n|---|---|---|---|\n"
+            title = f"### `python -m {command}`\n\n"
+            parts.append(title + head + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _setting(name: str, field: Any, variable: bool = True) -> str:
+    option = f"`--{(field.alias or name).replace('_', '-')}`"
+    if variable:
+        option += f"<br>`{PREFIX}{name.upper()}`"
+    default = f"`{field.default}`"
+    if field.default is None:
+        default = "from the plan" if variable else "none"
+    if not str(field.default):  # of a secret, too
         default = "empty"
     if field.description.startswith("default: ") or "; default: " in field.description:
         default = field.description.rpartition("default: ")[2]
     meaning = field.description.partition("default: ")[0].rstrip("; ")
     takes = " or ".join(_kinds(field.annotation))
-    return f"| `{option}`<br>`{variable}` | {takes} | {default} | {meaning} |"
+    return f"| {option} | {takes} | {default} | {meaning} |"
 
 
 def _kinds(annotation: Any) -> list[str]:
@@ -101,7 +137,7 @@ def _kinds(annotation: Any) -> list[str]:
     if parts := get_args(annotation):
         return [k for part in parts if part is not type(None) for k in _kinds(part)]
     words = {str: "text", int: "a whole number", float: "a number", bool: "yes or no"}
-    return [words[annotation]]
+    return [words.get(annotation, "text")]
 
 
 def api_pages(package: Path) -> list[tuple[str, str]]:

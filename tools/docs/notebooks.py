@@ -1,11 +1,14 @@
 """The executed notebooks as pages: with what they ran on, and figures in words."""
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+
+from doggos_helpers.batch.report import is_done
 
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = ROOT / "build" / "tutorial"
@@ -24,11 +27,7 @@ What it takes on four L4 GPUs stands in {{ref}}`the table of costs <costs>`.
 
 def is_current(notebook: Path) -> bool:
     """Tell whether the executed copy of a notebook is of its present cells."""
-    copy = EXECUTED / notebook.name
-    if not copy.is_file():
-        return False
-    now, then = (nbformat.read(path, as_version=4).cells for path in (notebook, copy))
-    return [c.source for c in now] == [c.source for c in then if not _injected(c)]
+    return is_done(notebook, EXECUTED / notebook.name)
 
 
 def read_executed(notebook: Path) -> NotebookNode:
@@ -57,8 +56,7 @@ def render(notebook: Path) -> NotebookNode:
         for output in cell.get("outputs", []):
             _as_fence(output)
         if cell.cell_type == "code" and after.cell_type == "markdown":
-            alt = _caption(after.source) or "A figure that the next sentence explains."
-            cell.metadata["mystnb"] = {"image": {"alt": alt}}
+            cell.metadata["mystnb"] = {"image": {"alt": _caption(after.source)}}
     about = ABOUT.format(
         name=notebook.name,
         day=page.metadata.papermill.end_time[:10],
@@ -88,12 +86,11 @@ def _data(given: dict[str, object]) -> str:
 
 
 def _caption(markdown: str) -> str:
-    """Return the figure's description: the first sentence, in italics."""
-    first, _, _ = markdown.strip().partition("\n\n")
-    first = first.replace("\n", " ")
-    if not first.startswith("*") or first.startswith("**"):
-        return ""
-    return first[1:].partition("*")[0].split(". ")[0].strip()
+    """Return what the text below a figure says it shows: its caption, or a sentence."""
+    first = markdown.strip().partition("\n\n")[0].replace("\n", " ")
+    if first.startswith("*") and not first.startswith("**"):
+        first = first[1:].partition("*")[0]
+    return re.sub(r"[*`#]", "", first.split(". ")[0]).strip()
 
 
 def _injected(cell: NotebookNode) -> bool:
