@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from doggos_helpers import show
 from doggos_helpers.cluster.connect import connected
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.registry import rollback
 from doggos_helpers.train.stage import check, train
-from doggos_helpers.train.sweep import sweep
 from doggos_helpers.train.tracking import open_tracking
 
 
@@ -30,9 +28,13 @@ def main(arguments: Sequence[str]) -> int:
     inputs = check(settings)
     with connected(settings) as cluster:
         if settings.sweep:
+            from doggos_helpers.train.sweep import sweep
+
             inputs, trials = sweep(inputs, cluster, settings.sweep)
             print(trials.groupby("trial").last().to_string())
         run = train(inputs, cluster)
+    from doggos_helpers import show
+
     curves = show.loss_curves(run["history"], len(run["classes"]))
     open_tracking(settings.tracking).log_figure(run["mlflow_run"], curves, "loss.png")
     best, counts = run["best"], run["counts"]
