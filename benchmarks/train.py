@@ -45,6 +45,7 @@ from doggos_helpers.train.trainer import fit
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 CLASSES, HIDDEN, EPOCHS, RATE = 100, 256, 6, 1e-3
+QUIET = {"broadcast_buffers": False, "gradient_as_bucket_view": True}  # as ours do
 CLIP = Settings.model_fields["clip_norm"].default
 
 
@@ -96,7 +97,7 @@ def ours(config: dict[str, Any]) -> dict[str, Any]:
     where = {"rank": context.get_world_rank(), "world": context.get_world_size()}
     rows = Shard(split="train", **config["part"], **where)
     next(rows.batches(config["size"]))
-    replica = train.torch.prepare_model(model)
+    replica = train.torch.prepare_model(model, parallel_strategy_kwargs=QUIET)
     optimizer, told = optimizer_of(replica), {"seconds": [], "losses": []}
     ready, reports = time.time(), []
     for epoch in range(EPOCHS):
@@ -170,7 +171,7 @@ def with_target(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Add one-hot targets."""
     labels = np.char.replace(batch["class"].astype(str), "breed_", "").astype(int)
     return {
-        "embedding": np.stack(list(batch["embedding"])),
+        "embedding": np.stack(list(batch["embedding"])).astype(np.float32),
         "target": np.eye(CLASSES, dtype=np.float32)[labels],
     }
 

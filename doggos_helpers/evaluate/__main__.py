@@ -14,17 +14,14 @@ def main(arguments: Sequence[str]) -> int:
     inputs = check(settings)
     with connected(settings) as cluster:
         run = evaluate(inputs, cluster)
-    counts, (low, high) = run["counts"], run["interval"]
+    counts, chance, (low, high) = run["counts"], run["chance"], run["interval"]
     print(f"version {run['version']}: {counts['correct']} of {counts['test']} correct")
-    print(
-        f"top-1 accuracy {run['top1']:.3f} ({low:.3f} to {high:.3f}), top-5"
-        f" {run['top5']:.3f}, macro F1 {run['macro']['f1']:.3f}"
-    )
-    print(f"beside it: chance {run['chance']['uniform']:.3f}, always the most frequent")
-    print(f"class {run['chance']['majority']:.3f}")
+    print(f"top-1 accuracy {run['top1']:.3f} ({low:.3f} to {high:.3f}), chance")
+    print(f"{chance['uniform']:.3f}, the most frequent class {chance['majority']:.3f};")
+    print(f"top-5 {run['top5']:.3f}, macro F1 {run['macro']['f1']:.3f}")
     for name, rival in run["rivals"].items():
         print(
-            f"{name} {rival['top1']:.3f} (a difference by chance: p {rival['p']:.2g})"
+            f"{name} {rival['top1']:.3f}, different by chance with p {rival['p']:.2g}"
         )
     if copies := counts["copies"]:
         what = "images have a copy in another split, which flatters the evaluation"

@@ -4,6 +4,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 
 from doggos_helpers.data.files import read_bytes
@@ -15,52 +16,41 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NEAREST = 5  # that are looked at
-KEPT_BYTES = 2**30  # of vectors, in a worker
 ALIKE = 0.9  # cosine similarity from which pictures are compared
 SAME = 0.86  # correlation from which they are the same
 WHOLE, PART = 32, 22  # pixels of the longer edge that they are compared at
 
 
-class Neighbours:
-    """The images to compare others with: read file by file, kept where they fit.
+def nearest(contents: Contents, vectors: np.ndarray, splits: np.ndarray) -> Any:
+    """Find the images of other splits that are most similar, file by file.
 
     Args:
         contents: Of the table.
+        vectors: float32 [n, d], of length one.
+        splits: The split of each.
+
+    Returns:
+        Cosine similarities, paths and classes, [n, `NEAREST`], the most similar first;
+        fewer where there are fewer.
     """
+    none = np.empty((len(vectors), 0))
+    best = [none, none.astype(object), none.astype(object)]
+    for file in contents.files:
+        rows = _file(contents.folder, file)
+        paths, classes, theirs = (rows[k].to_numpy() for k in (PATH, CLASS, SPLIT))
+        scores = vectors @ vectors_of(rows).T
+        scores[splits[:, None] == theirs] = -1
+        near = np.argpartition(-scores, min(NEAREST, len(rows)) - 1)[:, :NEAREST]
+        found = (np.take_along_axis(scores, near, 1), paths[near], classes[near])
+        both = [np.hstack(pair) for pair in zip(best, found, strict=True)]
+        order = np.argsort(-both[0], axis=1)[:, :NEAREST]
+        best = [np.take_along_axis(one, order, 1) for one in both]
+    return best
 
-    def __init__(self, contents: Contents) -> None:
-        """Work out how many files can be kept; nothing is read."""
-        largest = max(count.total() for count in contents.files.values())
-        fit = KEPT_BYTES // (4 * max(1, largest * contents.dimension))
-        self.files = list(contents.files)
-        self.read = functools.lru_cache(maxsize=max(1, fit))(
-            functools.partial(read_file, contents.folder, rows=LABELLED)
-        )
 
-    def of(self, vectors: np.ndarray, splits: np.ndarray) -> Any:
-        """Find the images of other splits that are most similar.
-
-        Args:
-            vectors: float32 [n, d], of length one.
-            splits: The split of each.
-
-        Returns:
-            Cosine similarities, paths and classes, [n, `NEAREST`], the most similar
-            first; fewer where there are fewer.
-        """
-        none = np.empty((len(vectors), 0))
-        best = [none, none.astype(object), none.astype(object)]
-        for file in self.files:
-            rows = self.read(file)
-            paths, classes, theirs = (rows[k].to_numpy() for k in (PATH, CLASS, SPLIT))
-            scores = vectors @ vectors_of(rows).T
-            scores[splits[:, None] == theirs] = -1
-            near = np.argpartition(-scores, min(NEAREST, len(rows)) - 1)[:, :NEAREST]
-            found = (np.take_along_axis(scores, near, 1), paths[near], classes[near])
-            both = [np.hstack(pair) for pair in zip(best, found, strict=True)]
-            order = np.argsort(-both[0], axis=1)[:, :NEAREST]
-            best = [np.take_along_axis(one, order, 1) for one in both]
-        return best
+@functools.lru_cache(maxsize=64)  # files of some 16 MB
+def _file(folder: str, path: str) -> pa.Table:
+    return read_file(folder, path, LABELLED)
 
 
 def copied(root: str, path: str, others: np.ndarray, scores: np.ndarray) -> str:

@@ -26,7 +26,7 @@ class Tally:
         """Begin at zero; nothing in here grows with the number of predictions."""
         self.classes = list(classes)
         self.confusion = np.zeros((len(self.classes),) * 2, np.int64)
-        self.alone_right = {name: np.zeros(2, np.int64) for name in rivals}
+        self.alone_right = {name: [0, 0] for name in rivals}
         self.bins = np.zeros((BINS, 3))  # images, how sure, how often right
         self.top = 0
 
@@ -40,7 +40,8 @@ class Tally:
         right, sure = said == labels, frame[PROBABILITY].to_numpy()
         for name, counts in self.alone_right.items():
             theirs = (frame[name] == frame[CLASS]).to_numpy()
-            counts += (right & ~theirs).sum(), (theirs & ~right).sum()
+            counts[0] += int((right & ~theirs).sum())
+            counts[1] += int((theirs & ~right).sum())
         bins = np.minimum((sure * BINS).astype(int), BINS - 1)
         np.add.at(self.bins, bins, np.stack([right >= 0, sure, right], axis=1))
         # scikit-learn's top_k_accuracy_score wants other shapes for two classes.
@@ -69,44 +70,27 @@ class Tally:
 
         rows, right = int(self.confusion.sum()), int(np.trace(self.confusion))
         actual, predicted = self.confusion.nonzero()
-        *scores, support = precision_recall_fscore_support(
-            actual,
-            predicted,
-            labels=range(len(self.classes)),
-            sample_weight=self.confusion[actual, predicted],
-            zero_division=0,
-        )
+        count, weights = len(self.classes), self.confusion[actual, predicted]
+        options = {"labels": range(count), "sample_weight": weights, "zero_division": 0}
+        *scores, support = precision_recall_fscore_support(actual, predicted, **options)
         named = dict(zip(("precision", "recall", "f1"), scores, strict=True))
         table = pd.DataFrame({CLASS: self.classes, **named, "support": support})
+        told: dict[str, Any] = {"rows": rows, "classes": self.classes, "rivals": {}}
+        told |= {"top1": right / rows, "interval": interval(right, rows)}
+        told |= {"top5": self.top / rows, "per_class": table.to_dict("records")}
+        told["confusion"] = self.confusion.tolist()
+        told["macro"] = {k: float(v[support > 0].mean()) for k, v in named.items()}
+        told["weighted"] = {k: float(v @ support / rows) for k, v in named.items()}
+        told["chance"] = {"uniform": 1 / count, "majority": float(support.max() / rows)}
+        told["one_vs_rest"] = 1 - 2 * (rows - right) / (rows * count)
+        for name, (ours, theirs) in self.alone_right.items():
+            hits, tested = right - ours + theirs, binomtest(ours, max(1, ours + theirs))
+            told["rivals"][name] = {"top1": hits / rows, "p": tested.pvalue}
+            told["rivals"][name]["interval"] = interval(hits, rows)
         images, sure, hit = self.bins[self.bins[:, 0] > 0].T
         bins = {"images": images, "sure": sure / images, "right": hit / images}
-        return {
-            "rows": rows,
-            "classes": self.classes,
-            "top1": right / rows,
-            "interval": interval(right, rows),
-            "top5": self.top / rows,
-            "macro": {k: float(v[support > 0].mean()) for k, v in named.items()},
-            "weighted": {k: float(v @ support / rows) for k, v in named.items()},
-            "chance": {
-                "uniform": 1 / len(self.classes),
-                "majority": float(support.max() / rows),
-            },
-            "rivals": {
-                name: {
-                    "top1": (right - ours + theirs) / rows,
-                    "interval": interval(right - ours + theirs, rows),
-                    "p": binomtest(ours, max(1, ours + theirs)).pvalue,
-                }
-                for name, counts in self.alone_right.items()
-                for ours, theirs in [counts.tolist()]
-            },
-            "one_vs_rest": 1 - 2 * (rows - right) / (rows * len(self.classes)),
-            "calibration_error": float(np.abs(sure - hit).sum() / rows),
-            "calibration": pd.DataFrame(bins).to_dict("records"),
-            "per_class": table.astype({"support": int}).to_dict("records"),
-            "confusion": self.confusion.tolist(),
-        }
+        told["calibration"] = pd.DataFrame(bins).to_dict("records")
+        return told | {"calibration_error": float(np.abs(sure - hit).sum() / rows)}
 
 
 def interval(right: int, rows: int) -> list[float]:

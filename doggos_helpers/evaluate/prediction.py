@@ -21,7 +21,7 @@ from doggos_helpers.data.files import open_root
 from doggos_helpers.data.listing import CLASS, PATH, SPLIT
 from doggos_helpers.embed.table import EMBEDDING, LABELLED, read_file
 from doggos_helpers.errors import unwrapped
-from doggos_helpers.evaluate.likeness import Neighbours, copied
+from doggos_helpers.evaluate.likeness import copied, nearest
 from doggos_helpers.evaluate.metrics import PREDICTED, PROBABILITIES, PROBABILITY, Tally
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import load, predict_probabilities
@@ -60,14 +60,14 @@ class Predictor:
         torch.set_num_threads(threads)
         self.model, self.classes = load(inputs.version.folder)
         self.rivals = {name: load(folder) for name, folder in inputs.rivals.items()}
-        self.neighbours = Neighbours(inputs.contents)
-        self.root, self.node = inputs.settings.dataset_root, this_node()
+        self.contents, self.node = inputs.contents, this_node()
+        self.root = inputs.settings.dataset_root
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Replace `embedding` by the prediction, that of rivals, and what it copies."""
         vectors = np.stack(list(batch[EMBEDDING]))
         probabilities = predict_probabilities(self.model, vectors)
-        likeness, paths, classes = self.neighbours.of(vectors, batch[SPLIT])
+        likeness, paths, classes = nearest(self.contents, vectors, batch[SPLIT])
         alike = zip(batch[PATH], paths, likeness, strict=True)
         columns = {
             **{key: batch[key] for key in (PATH, CLASS, SPLIT)},

@@ -102,20 +102,13 @@ def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:
     metrics = tally.metrics()
     write_json(folder / METRICS, metrics)
     record(settings, inputs.version, metrics)
-    return write_run(
-        folder,
-        "evaluate",
-        settings,
-        started,
-        fingerprint=inputs.fingerprint,
-        counts={
-            "test": test,
-            "predicted": nodes.total(),
-            "correct": round(metrics["top1"] * test),
-            "copies": len(read_predictions(settings, IS_COPY)),
-        },
-        nodes=dict(nodes),
-        version=inputs.version.version,
-        trained_on=inputs.labels.get("fingerprint", ""),
-        **{key: metrics[key] for key in TOLD},
-    )
+    counts = {"test": test, "predicted": nodes.total()}
+    counts["correct"] = round(metrics["top1"] * test)
+    counts["copies"] = len(read_predictions(settings, IS_COPY))
+    told = {key: metrics[key] for key in TOLD} | {
+        "counts": counts,
+        "nodes": dict(nodes),
+    }
+    told |= {"fingerprint": inputs.fingerprint, "version": inputs.version.version}
+    told["trained_on"] = inputs.labels.get("fingerprint", "")
+    return write_run(folder, "evaluate", settings, started, **told)

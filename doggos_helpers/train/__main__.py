@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from doggos_helpers import show
 from doggos_helpers.cluster.connect import connected
 from doggos_helpers.errors import run_command
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.registry import rollback
 from doggos_helpers.train.stage import check, train
-from doggos_helpers.train.sweep import sweep
 from doggos_helpers.train.tracking import open_tracking
 
 
@@ -30,21 +28,20 @@ def main(arguments: Sequence[str]) -> int:
     inputs = check(settings)
     with connected(settings) as cluster:
         if settings.sweep:
+            from doggos_helpers.train.sweep import sweep
+
             inputs, trials = sweep(inputs, cluster, settings.sweep)
             print(trials.groupby("trial").last().to_string())
         run = train(inputs, cluster)
+    from doggos_helpers import show
+
     curves = show.loss_curves(run["history"], len(run["classes"]))
     open_tracking(settings.tracking).log_figure(run["mlflow_run"], curves, "loss.png")
     best, counts = run["best"], run["counts"]
-    print(
-        f"{counts['train']} training and {counts['val']} validation images,"
-        f" {len(run['classes'])} classes; {run['choice']}"
-    )
-    print(
-        f"{best['candidate']}, epoch {best['epoch']}: validation loss"
-        f" {best['val_loss']:.3f}, accuracy {best['val_accuracy']:.3f}"
-        f" (chance {run['chance']:.3f})"
-    )
+    print(f"{counts['train']} training and {counts['val']} validation images,")
+    print(f"{len(run['classes'])} classes; {run['choice']}")
+    print(f"{best['candidate']}, epoch {best['epoch']}: loss {best['val_loss']:.3f},")
+    print(f"accuracy {best['val_accuracy']:.3f} (chance {run['chance']:.3f})")
     print(f"registered as version {run['version']}: {run['verdict']}")
     print(f"{settings.training_dir / 'run.json'} ({run['seconds']} s)")
     return 0

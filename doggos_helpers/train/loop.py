@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray.train.torch
+import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device, prepare_model
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -84,14 +85,10 @@ def train_loop(config: dict[str, Any]) -> None:
     torch.set_num_threads(stage.threads)
     context, size = ray.train.get_context(), stage.batch_size
     vector = FLOAT32_BYTES * inputs.contents.dimension
-    part = {
-        "classes": inputs.classes,
-        "rank": context.get_world_rank(),
-        "world": context.get_world_size(),
-        "most_rows": (stage.memory // 2 or SHARD_BYTES) // vector,
-        "device": ray.train.torch.get_device(),
-    }
-    rows = [Shard(inputs.contents, split, **part) for split in ("train", "val")]
+    most, device = (stage.memory // 2 or SHARD_BYTES) // vector, get_device()
+    place = (context.get_world_rank(), context.get_world_size(), most, device)
+    splits, classes = ("train", "val"), inputs.classes
+    rows = [Shard(inputs.contents, split, classes, *place) for split in splits]
     moments, state = moments_of(rows[0], size), restored()
     history, best = state["history"], state["best"]
     for name, model in inputs.candidates().items():
@@ -132,7 +129,9 @@ def epochs_of(
         The metrics of an epoch, and the state of network, optimizer and schedule.
     """
     alone = not dist.is_initialized()  # as in a trial of a sweep
-    replica = model if alone else ray.train.torch.prepare_model(model)
+    # The buffers never change, and broadcasting them would take as long as a gradient.
+    plain = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+    replica = model if alone else prepare_model(model, parallel_strategy_kwargs=plain)
     rate, lowest = settings.learning_rate, settings.learning_rate * settings.rate_at_end
     optimizer = torch.optim.AdamW(replica.parameters(), lr=rate, fused=True)
     schedule = CosineAnnealingLR(optimizer, settings.epochs, eta_min=lowest)

@@ -111,10 +111,8 @@ def rollback(settings: Settings) -> Version:
 
 def versions(settings: Settings) -> list[Version]:
     """List the registered versions, the newest first."""
-    client, only = (
-        open_tracking(settings.tracking),
-        f"name = '{settings.registered_model}'",
-    )
+    client = open_tracking(settings.tracking)
+    only = f"name = '{settings.registered_model}'"
     with explained(settings.tracking):
         found = client.search_model_versions(only)
         models = client.search_registered_models(only)
@@ -168,14 +166,12 @@ def _compare(new: dict[str, Any], current: Version | None) -> tuple[str, bool]:
     """Say whether a new classifier becomes champion, and why."""
     if current is None:
         return "the first champion", True
-    name = f"version {current.version}"
-    try:
+    name, old = f"version {current.version}", {}
+    with contextlib.suppress(ModelError):  # a training must not be lost to an old one
         old = describe(current.folder)
-    except ModelError:  # a training must not be lost because an old one was
-        return f"champion: {name} can't be read", True
     same = ("fingerprint", "encoder", "classes", "dimension")
     if "val_loss" not in old or any(old.get(key) != new.get(key) for key in same):
-        return f"champion: {name} was trained on other data or labels", True
+        return f"champion: {name} can't be read, or is of other data or labels", True
     losses = f"validation loss {new['val_loss']:.4f}, {name} has {old['val_loss']:.4f}"
     wins = new["val_loss"] <= old["val_loss"]
     return (f"champion: {losses}" if wins else f"not promoted: {losses}"), wins

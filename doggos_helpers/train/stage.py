@@ -96,10 +96,8 @@ def run_params(inputs: TrainInputs, plan: WorkerPlan) -> dict[str, Any]:
     shown, stage, embedded = inputs.settings.shown(), plan.train, inputs.embedded
     told = {name: shown[name] for name in TOLD} | {"workers": stage.workers}
     told |= {f"encoder_{name}": value for name, value in embedded["encoder"].items()}
-    return told | {
-        "batch_size": stage.batch_size,
-        "fingerprint": embedded["fingerprint"],
-    }
+    told |= {"batch_size": stage.batch_size, "fingerprint": embedded["fingerprint"]}
+    return told
 
 
 def conclude(
@@ -121,39 +119,26 @@ def conclude(
     epochs = {metrics["candidate"]: metrics for metrics in ordered}
     chosen, why = choose(epochs)
     best = epochs[chosen]
-    record = {"fingerprint": inputs.embedded["fingerprint"]}
+    record: dict[str, Any] = {"fingerprint": inputs.embedded["fingerprint"]}
+    encoder = {"encoder": inputs.embedded["encoder"]["model"]}
     with tempfile.TemporaryDirectory() as place:
         folders = {name: UPath(place, name) for name in epochs}
         for name, model in inputs.candidates().items():
             model.load_state_dict(state["best"][name])
-            about = record | {key: epochs[name][key] for key in BEST}
-            about["encoder"] = inputs.embedded["encoder"]["model"]
+            about = {key: epochs[name][key] for key in BEST} | encoder | record
             save(model, folders[name], inputs.classes, **about)
         folder = folders.pop(chosen)
         version = register(settings, run_id, folder, folders.values())
-    counts: dict[str, int] = {}
+    record |= {"counts": {}, "nodes": best["nodes"], "classes": inputs.classes}
     for split in ("train", "val"):
         seen = {f"{split}_seen": best[f"{split}_rows"]}
-        counts |= {split: inputs.contents.rows(split)} | seen
-    return write_run(
-        settings.training_dir,
-        "train",
-        settings,
-        started,
-        **record,
-        counts=counts,
-        nodes=best["nodes"],
-        classes=inputs.classes,
-        best={key: best[key] for key in BEST},
-        choice=why,
-        chance=1 / len(inputs.classes),
-        history=[{k: v for k, v in m.items() if k != "nodes"} for m in history],
-        mlflow_run=run_id,
-        version=version.version,
-        champion=version.champion,
-        verdict=version.verdict,
-        classifier=str(version.folder),
-    )
+        record["counts"] |= {split: inputs.contents.rows(split)} | seen
+    record |= {"best": {key: best[key] for key in BEST}, "choice": why}
+    record |= {"chance": 1 / len(inputs.classes), "history": history}
+    record |= {"mlflow_run": run_id, "version": version.version}
+    record |= {"champion": version.champion, "verdict": version.verdict}
+    record["classifier"] = str(version.folder)
+    return write_run(settings.training_dir, "train", settings, started, **record)
 
 
 def choose(epochs: dict[str, dict[str, Any]]) -> tuple[str, str]:

@@ -97,10 +97,11 @@ def sweep(
         with environment(RAY_AIR_NEW_OUTPUT="0"):  # else `verbose` is not all
             found: Any = tuner.fit()
         filesystem.delete_dir(f"{folder}/{run_id}")  # its notes are pickles
-    tables = [one.metrics_dataframe.assign(trial=i) for i, one in enumerate(found, 1)]
+    ended = [(i, one) for i, one in enumerate(found, start=1) if not one.error]
+    tables = [one.metrics_dataframe.assign(trial=i) for i, one in ended]
     told = pd.concat(tables, ignore_index=True)
     told = told.rename(columns=lambda name: name.removeprefix("config/"))
     told = told.rename(columns={"training_iteration": "epoch"})
-    chosen = settings.model_copy(update=found.get_best_result().config)
+    chosen = settings.model_copy(update=found.get_best_result(scope="min").config)
     inputs = dataclasses.replace(inputs, settings=chosen)
     return inputs, told[["trial", "epoch", "val_loss", *SPACE]]

@@ -239,6 +239,11 @@ def weights_without_numbers(place: Place) -> Sequence[str]:
     return ["evaluate"]
 
 
+def no_way_back(place: Place) -> Sequence[str]:
+    champion(place)
+    return ["train", "--rollback"]
+
+
 def champion_gone(place: Place) -> Sequence[str]:
     folder = champion(place)
     for file in folder.iterdir():
@@ -427,6 +432,15 @@ CASES: tuple[Case, ...] = (
         "some of the weights are not numbers",
         "a training diverged, or the file is damaged; its probabilities would be NaN",
         TRAIN_ONE,
+    ),
+    Case(
+        AREA,
+        "no champion to go back to",
+        no_way_back,
+        4,
+        "there was no champion before the present one",
+        "`train --rollback` takes the champion before, and there was only one",
+        "Promote a version by its number",
     ),
     Case(
         AREA,

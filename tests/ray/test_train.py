@@ -209,8 +209,8 @@ def test_a_sweep_finds_settings_and_leaves_child_runs(cluster, settings):
     inputs, trials = sweep(check(settings), cluster[1], trials=3)
     assert sorted(set(trials["trial"])) == [1, 2, 3]
     assert set(SPACE) < set(trials.columns) and trials["epoch"].max() == EPOCHS
-    last = trials.sort_values("epoch").groupby("trial").last()
-    winner = last.loc[last["val_loss"].idxmin()]
+    winner = trials.loc[trials["val_loss"].idxmin()]
+    last = trials.groupby("trial").last()
     for name in SPACE:
         assert getattr(inputs.settings, name) == winner[name]
     assert inputs.settings.epochs == settings.epochs

@@ -11,8 +11,7 @@ from PIL import Image
 
 from doggos_helpers.data.images import upright
 from doggos_helpers.embed.table import read_contents, read_embeddings
-from doggos_helpers.evaluate import likeness
-from doggos_helpers.evaluate.likeness import NEAREST, Neighbours, copied
+from doggos_helpers.evaluate.likeness import NEAREST, copied, nearest
 from doggos_helpers.settings import Settings
 from doggos_sample import write_dataset
 from tests.synthetic import write_embeddings
@@ -32,15 +31,11 @@ def settings(tmp_path_factory):
     return chosen
 
 
-@pytest.mark.parametrize("kept", [2**30, 1])
-def test_the_nearest_of_other_splits_are_found_file_by_file(
-    settings, monkeypatch, kept
-):
-    monkeypatch.setattr(likeness, "KEPT_BYTES", kept)  # all files, or one
+def test_the_nearest_of_other_splits_are_found_file_by_file(settings):
     rows = read_embeddings(settings)
     held = rows.select(rows.splits != "train")
-    neighbours = Neighbours(read_contents(settings))
-    scores, paths, classes = neighbours.of(held.vectors, held.splits)
+    found = nearest(read_contents(settings), held.vectors, held.splits)
+    scores, paths, classes = found
     assert scores.shape == paths.shape == classes.shape == (len(held), NEAREST)
     for i, split in enumerate(held.splits):
         others = rows.select(rows.splits != split)

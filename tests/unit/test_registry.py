@@ -11,6 +11,7 @@ from mlflow.models import Model
 from doggos_helpers.errors import ModelError, StorageError
 from doggos_helpers.settings import Settings
 from doggos_helpers.train import registry, tracking
+from doggos_helpers.train.__main__ import main
 from doggos_helpers.train.classifier import LABELS, Classifier, load, save
 
 CLASSES = ["akita", "beagle"]
@@ -119,6 +120,16 @@ def test_the_way_back(settings):
     with pytest.raises(ModelError, match="no version 7") as error:
         registry.promote(settings, 7)
     assert "[3, 2, 1]" in str(error.value)
+
+
+def test_the_way_back_as_a_command(settings, capsys):
+    train(settings, 0.5)
+    train(settings, 0.4)
+    names = ("storage", "model", "tracking_uri")
+    options = [f"--{n.replace('_', '-')}={getattr(settings, n)}" for n in names]
+    assert main([*options, "--rollback"]) == 0
+    assert "version 1 is champion again" in capsys.readouterr().out
+    assert registry.champion(settings).version == 1
 
 
 def test_without_a_champion_the_notebook_is_named(settings):
