@@ -21,7 +21,10 @@ GROUPS = {
     "The cluster": ("address", "wait_for_", "grow_to_", "progress"),
     "Workers": ("use_gpu", "accelerator_type", "gpus_per", "memory_per"),
     "Embedding": ("embed_",),
-    "Training": ("train_", "epochs", "learning_", "hidden_", "dropout", "seed"),
+    "Training": (
+        *("train_", "epochs", "patience", "learning_", "rate_", "clip_"),
+        *("hidden_", "dropout", "seed"),
+    ),
     "Tracking": ("tracking_",),
     "Search and service": ("",),  # the rest
 }
