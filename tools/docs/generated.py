@@ -41,8 +41,14 @@ def write(source: Path) -> None:
     (folder / "commands.md").write_text(command_tables())
     (folder / "series.md").write_text(series_table())
     (folder / "costs.md").write_text(costs.table())
-    benchmarks = (ROOT / "benchmarks" / "README.md").read_text()
-    (folder / "benchmarks.md").write_text(benchmarks.partition("\n")[2])  # less a title
+    benchmarks = (ROOT / "benchmarks" / "README.md").read_text().partition("\n")[2]
+    for there, here in {
+        "](results/": "](../_generated/results/",
+        "](../docs/": "](../",
+    }.items():
+        benchmarks = benchmarks.replace(there, here)  # as seen from about/benchmarks
+    (folder / "benchmarks.md").write_text(benchmarks)
+    shutil.copytree(ROOT / "benchmarks" / "results", folder / "results")
     for name in ("deploy", "notebooks/params"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / Path(name).name)
