@@ -21,7 +21,10 @@ GROUPS = {
     "The cluster": ("address", "wait_for_", "grow_to_", "progress"),
     "Workers": ("use_gpu", "accelerator_type", "gpus_per", "memory_per"),
     "Embedding": ("embed_",),
-    "Training": ("train_", "epochs", "learning_", "hidden_", "dropout", "seed"),
+    "Training": (
+        *("train_", "epochs", "patience", "learning_", "rate_", "clip_"),
+        *("hidden_", "dropout", "seed"),
+    ),
     "Tracking": ("tracking_",),
     "Search and service": ("",),  # the rest
 }
@@ -38,8 +41,14 @@ def write(source: Path) -> None:
     (folder / "commands.md").write_text(command_tables())
     (folder / "series.md").write_text(series_table())
     (folder / "costs.md").write_text(costs.table())
-    benchmarks = (ROOT / "benchmarks" / "README.md").read_text()
-    (folder / "benchmarks.md").write_text(benchmarks.partition("\n")[2])  # less a title
+    benchmarks = (ROOT / "benchmarks" / "README.md").read_text().partition("\n")[2]
+    for there, here in {
+        "](results/": "](../_generated/results/",
+        "](../docs/": "](../",
+    }.items():
+        benchmarks = benchmarks.replace(there, here)  # as seen from about/benchmarks
+    (folder / "benchmarks.md").write_text(benchmarks)
+    shutil.copytree(ROOT / "benchmarks" / "results", folder / "results")
     for name in ("deploy", "notebooks/params"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / Path(name).name)

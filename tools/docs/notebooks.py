@@ -51,12 +51,14 @@ def render(notebook: Path) -> NotebookNode:
     page.cells = [cell for cell in page.cells if not _injected(cell)]
     for cell in page.cells:  # pictures of docs/ lie beside the pages here
         cell.source = cell.source.replace("](../docs/", "](../")
-    for cell, after in zip(page.cells, page.cells[1:], strict=False):
+    below = "A figure of the cell above"
+    for cell in reversed(page.cells):
         cell.metadata.pop("papermill", None)
+        if cell.cell_type == "markdown":
+            below = _caption(cell.source) or below
+        cell.metadata["mystnb"] = {"image": {"alt": below}}
         for output in cell.get("outputs", []):
             _as_fence(output)
-        if cell.cell_type == "code" and after.cell_type == "markdown":
-            cell.metadata["mystnb"] = {"image": {"alt": _caption(after.source)}}
     about = ABOUT.format(
         name=notebook.name,
         day=page.metadata.papermill.end_time[:10],
@@ -87,7 +89,8 @@ def _data(given: dict[str, object]) -> str:
 
 def _caption(markdown: str) -> str:
     """Return what the text below a figure says it shows: its caption, or a sentence."""
-    first = markdown.strip().partition("\n\n")[0].replace("\n", " ")
+    lines = [line for line in markdown.strip().splitlines() if line[:1] != "#"]
+    first = " ".join(lines).strip()
     if first.startswith("*") and not first.startswith("**"):
         first = first[1:].partition("*")[0]
     return re.sub(r"[*`#]", "", first.split(". ")[0]).strip()
