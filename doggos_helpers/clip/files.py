@@ -44,14 +44,15 @@ def model_folder(model: str, revision: str = "", weights: bool = False) -> Path:
     source = model_source(model)
     if Path(source).is_dir():
         return Path(source)
-    import huggingface_hub as hub
+    from huggingface_hub import constants, model_info, snapshot_download, utils
 
-    fetch = functools.partial(hub.snapshot_download, source, revision=revision or None)
+    utils.disable_progress_bars()
+    fetch = functools.partial(snapshot_download, source, revision=revision or None)
     what = "the model is no folder here, and neither the hub nor its cache gives it"
     with refused(what, source, FIX):
         try:  # a download would wait for an answer without end
-            limit = hub.constants.HF_HUB_ETAG_TIMEOUT
-            about = hub.model_info(source, revision=revision or None, timeout=limit)
+            limit = constants.HF_HUB_ETAG_TIMEOUT
+            about = model_info(source, revision=revision or None, timeout=limit)
         except Exception:
             with contextlib.suppress(Exception):
                 return Path(fetch(allow_patterns=SMALL, local_files_only=True))

@@ -40,7 +40,7 @@ def run(cache, endpoint: str, model="someone/clip", revision="", *more: str):
         timeout=170,
     )
     assert done.returncode == 0, done.stderr
-    assert "Retrying" not in done.stderr
+    assert "Retrying" not in done.stderr and "Fetching" not in done.stderr
     return done.stdout
 
 
