@@ -7,9 +7,16 @@ One run on one machine, the same JPEGs and the same CLIP ViT-B/32 of random weig
 (a) the forward pass in a plain loop; (b) decoding and forward pass in a plain loop;
 (c) `read_images`, a row map, `map_batches` with the whole CLIPModel in float32, PIL and
 the processor inside the actor, with the best of some thread counts and batch sizes;
-(d) ours. They alternate; each figure is the median of the repeats.
+(d) ours: the stage, as the command runs it. They alternate; each figure is the median
+of the repeats: images/s of the whole job and from its first batch on, what is left for
+the start, the most memory that all processes held, the most that the object store held,
+and CPU seconds for 1,000 images. On a machine with a GPU all models are on one.
+
+Beside that, how fast one core decodes, and what reading several files at a time is
+worth where each answer takes 50 ms.
 """
 
+import dataclasses
 import json
 import os
 import statistics
@@ -24,10 +31,13 @@ from typing import Any
 import numpy as np
 import psutil
 import ray
+import torch
 from PIL import Image
 
+from doggos_helpers.clip.encoder import ClipEncoder, load_preprocessing
 from doggos_helpers.cluster.connect import connect, disconnect
 from doggos_helpers.cluster.plan import plan_workers
+from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import decode
 from doggos_helpers.embed import pipeline, stage
 from doggos_helpers.settings import Settings
@@ -35,7 +45,8 @@ from doggos_helpers.settings import Settings
 RESULTS = Path(__file__).parent / "results" / "embed.json"
 BATCH, CORES = 32, os.cpu_count() or 1
 TRIED = [(threads, batch) for threads in (1, CORES) for batch in (16, 64)]
-MIB = 2**20
+MIB, LATENCY_S = 2**20, 0.05
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_photos(folder: Path, count: int) -> None:
@@ -55,7 +66,6 @@ def make_photos(folder: Path, count: int) -> None:
 
 def make_model(folder: Path) -> None:
     """Save a CLIP ViT-B/32 of random weights, with its image processor."""
-    import torch
     from transformers import CLIPConfig, CLIPModel
     from transformers.models.clip import CLIPImageProcessorPil
 
@@ -111,10 +121,8 @@ class Watch(threading.Thread):
 
 
 def forward(settings: Settings, dtype: str, paths: list[Path], read: bool) -> list:
-    """Yield the times after each batch of a plain loop, with or without decoding."""
-    from doggos_helpers.clip.encoder import ClipEncoder
-
-    encoder = ClipEncoder(settings.model, dtype=dtype, threads=CORES)
+    """Return the times after each batch of a plain loop, with or without decoding."""
+    encoder = ClipEncoder(settings.model, "", DEVICE, dtype, CORES)
     kind = encoder.preprocessing
     same = np.stack([decode(p.read_bytes(), kind) for p in paths[:BATCH]])
     encoder.encode_images(same)
@@ -149,7 +157,7 @@ def ours(settings: Settings, dtype: str, number: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         mine = settings.model_copy(update={"storage": place, "dtype": dtype})
         plan = plan_workers(ray_cluster.nodes, mine)
-        cluster = type(ray_cluster)(**(vars(ray_cluster) | {"plan": plan}))
+        cluster = dataclasses.replace(ray_cluster, plan=plan)
         run = stage.embed(stage.check(mine), cluster)
         assert run["counts"]["embedded"] == number, run["counts"]
 
@@ -159,23 +167,21 @@ class FullModel:
 
     def __init__(self, model: str, threads: int) -> None:
         """Load everything."""
-        import torch
         from transformers import CLIPModel
         from transformers.models.clip import CLIPImageProcessorPil
 
         torch.set_num_threads(threads)
-        self.torch = torch
-        self.model = CLIPModel.from_pretrained(model).eval()
+        self.model = CLIPModel.from_pretrained(model).eval().to(DEVICE)
         self.processor = CLIPImageProcessorPil.from_pretrained(model)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Embed a batch of whole images."""
         images = [Image.fromarray(image) for image in batch["image"]]
-        with self.torch.inference_mode():
-            inputs = self.processor(images=images, return_tensors="pt")
+        with torch.inference_mode():
+            inputs = self.processor(images=images, return_tensors="pt").to(DEVICE)
             vectors = self.model.get_image_features(**inputs).pooler_output
         _tell(len(images))
-        return {"path": batch["path"], "embedding": vectors.numpy()}
+        return {"path": batch["path"], "embedding": vectors.cpu().numpy()}
 
 
 def usual(folder: Path, model: Path, threads: int, batch: int) -> None:
@@ -188,6 +194,7 @@ def usual(folder: Path, model: Path, threads: int, batch: int) -> None:
             compute=ray.data.ActorPoolStrategy(size=1),
             batch_size=batch,
             num_cpus=1,
+            num_gpus=float(DEVICE == "cuda"),
         ).write_parquet(place)
 
 
@@ -209,6 +216,30 @@ def measure(work: Callable[[], list | None], images: int) -> dict[str, float]:
         "start_up_s": max(0.0, seconds - images / steady),
         **figures,
     }
+
+
+def reading(folder: Path, model: str) -> dict[str, float]:
+    """Say how fast one core decodes, and how long a slow store keeps a task waiting."""
+    kind, names = load_preprocessing(model), sorted(p.name for p in folder.iterdir())
+    batch = {"path": np.array(names[:64], object)}
+    data = [(folder / name).read_bytes() for name in names[:64]]
+    started = time.perf_counter()
+    for content in data:
+        decode(content, kind)
+    found = {"decode_per_s": len(data) / (time.perf_counter() - started)}
+
+    def slow(root: str, path: str) -> bytes:
+        time.sleep(LATENCY_S)
+        return read_bytes(root, path)
+
+    pipeline.read_bytes, readers = slow, pipeline.READERS
+    for pipeline.READERS in (1, readers):
+        started = time.perf_counter()
+        pipeline.read_and_decode(batch, str(folder), kind)
+        name = f"{LATENCY_S * 1000:.0f} ms away, {pipeline.READERS} at a time"
+        found[f"images/s {name}"] = len(data) / (time.perf_counter() - started)
+    pipeline.read_bytes = read_bytes
+    return found
 
 
 def variants(
@@ -234,6 +265,9 @@ def main(images: int = 512, repeats: int = 5) -> None:
         settings = Settings(
             dataset=str(folder), model=str(model), storage=place, address="local"
         )
+        read = reading(folder, str(model))
+        for name, figure in read.items():
+            print(f"{name:<40}{figure:8.1f}")
         pipeline.Embedder = TimedEmbedder  # type: ignore[misc]
         ray_cluster = connect(settings)
         print(ray_cluster.plan)
@@ -267,7 +301,13 @@ def main(images: int = 512, repeats: int = 5) -> None:
         print(f"{name:<28}{ratio:6.2f}")
     usual_tried = {f"{t} threads, batch {b}": rate for (t, b), rate in tried.items()}
     about = {"images": images, "repeats": repeats, "cores": CORES}
-    about |= {"usual": usual_tried, "medians": middle, "ratios": ratios}
+    about |= {
+        "device": DEVICE,
+        **read,
+        "usual": usual_tried,
+        "medians": middle,
+        "ratios": ratios,
+    }
     RESULTS.write_text(json.dumps(about, indent=1) + "\n")
 
 

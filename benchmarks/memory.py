@@ -1,13 +1,14 @@
 """How much memory each stage takes: does it grow with the number of images?
 
-usage: python -m benchmarks.memory [STAGE ...]
+usage: python -m benchmarks.memory [STAGE[:ROWS[,ROWS...]] ...]
 
 Training, evaluation and search read a made-up table of 1,000 to a million embeddings of
-512 numbers; embedding takes the sample's small CLIP and up to 20,000 links to drawn
-dogs. Each runs in a process of its own, on a Ray that it starts. The figures are the
-most that the driver, and that any one worker, held and didn't share with others, in
-MiB, seen every fifth of a second. A training worker's budget is set to 64 MiB: by
-default it is 2 GiB, and a million rows of two workers would fit.
+512 numbers; embedding takes the sample's small CLIP and links to drawn dogs, by default
+a hundred thousand: a million take hours on two cores (`embed:1000000`). Each runs in a
+process of its own, on a Ray that it starts. The figures are the most that the driver,
+and that any one worker, held and didn't share with others, in MiB, seen every fifth of
+a second. A training worker's budget is set to 64 MiB: by default it is 2 GiB, and a
+million rows of two workers would fit.
 """
 
 import json
@@ -27,7 +28,8 @@ from doggos_helpers.cluster.connect import connected
 from doggos_helpers.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
-TABLES, IMAGES = (1_000, 10_000, 100_000, 1_000_000), (1_000, 5_000, 20_000)
+TABLES = (1_000, 10_000, 100_000, 1_000_000)
+IMAGES = TABLES[:-1]
 STAGES = {"train": TABLES, "evaluate": TABLES, "search": TABLES, "embed": IMAGES}
 BREEDS, FILE_ROWS, MIB = 16, 4096, 2**20
 BUDGET_GIB = 2 * 64 / 1024  # half of it is for vectors
@@ -154,9 +156,11 @@ def main(arguments: list[str]) -> None:
         return
     figures = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     print(f"{'stage':<10}{'rows':>10}{'seconds':>9}{'driver':>8}{'worker':>8}")
-    for stage in arguments or STAGES:
-        figures[stage] = []
-        for rows in STAGES[stage]:
+    for argument in arguments or STAGES:
+        stage, _, given = argument.partition(":")
+        sizes = [int(rows) for rows in given.split(",")] if given else STAGES[stage]
+        figures[stage] = [f for f in figures.get(stage, []) if f["rows"] not in sizes]
+        for rows in sizes:
             command = [sys.executable, "-m", "benchmarks.memory", "--one"]
             done = subprocess.run(
                 [*command, stage, str(rows)], capture_output=True, text=True
@@ -164,7 +168,7 @@ def main(arguments: list[str]) -> None:
             if done.returncode:
                 sys.exit(done.stderr)
             one = json.loads(done.stdout.splitlines()[-1])
-            figures[stage].append(one)
+            figures[stage] = sorted([*figures[stage], one], key=lambda f: f["rows"])
             print(
                 f"{stage:<10}{rows:>10,}{one['seconds']:>9.1f}"
                 f"{one['driver']:>8.0f}{one['worker']:>8.0f}",

@@ -55,13 +55,9 @@ def begin_table(settings: Settings, made: dict[str, Any]) -> dict[str, Any]:
 def settle(manifest: Manifest, table: str, left: Manifest, retry: bool) -> Counts:
     """Make the table hold each row of a manifest once at most, and no others.
 
-    Nobody else may write meanwhile. It takes a task a part, some at a time.
-
-    Args:
-        manifest: Of the images that are wanted.
-        table: The table's folder.
-        left: Of the rows that the table lacks: its files are written.
-        retry: Whether to drop rows of files that couldn't be read, to try them again.
+    Nobody else may write meanwhile. A task settles a part, some of them at a time; the
+    rows that the table lacks go to the manifest `left`. Rows of files that couldn't be
+    read go too where they are to be tried again (`retry`).
 
     Returns:
         The table's rows by reason (good ones by "") and by node.
@@ -80,10 +76,7 @@ def settle(manifest: Manifest, table: str, left: Manifest, retry: bool) -> Count
 
 
 def settle_one(manifest: str, table: str, left: str, part: int, retry: bool) -> Counts:
-    """Settle a part, whose rows are in a folder of the table; see `settle`.
-
-    Only files with rows that go are written again.
-    """
+    """Settle a part: only files with rows that go are written again."""
     wanted, folder = read_part(manifest, part), f"{table}/{part:05}"
     stored, lost = _read_files(folder)
     lengths = Counter(stored[FILE].to_pylist())
@@ -105,10 +98,9 @@ def settle_one(manifest: str, table: str, left: str, part: int, retry: bool) -> 
 
 
 def _read_files(folder: str) -> tuple[pa.Table, Counter[str]]:
-    """Read the rows of a part, without vectors; drop files that can't be read.
+    """Read the rows of a part, without vectors, and drop files that can't be read.
 
-    Returns:
-        The rows with their files, and a sentence on each file that was dropped.
+    Returns the rows with their places, and a sentence on each file that was dropped.
     """
     filesystem, base = open_root(folder)
     tables, lost, columns = [STORED.empty_table()], Counter[str](), STORED.names[:-2]

@@ -43,14 +43,11 @@ def check(settings: Settings) -> EmbedInputs:
 
 
 def embed(inputs: EmbedInputs, cluster: Cluster) -> dict[str, Any]:
-    """Embed every image of the data set that isn't embedded yet.
+    """Embed every image of the data set that isn't embedded yet; return the record.
 
     Writes `embeddings_dir`/table, one row a manifest path with either `embedding` or
     `reason` null, and run.json. An interrupted run is continued by the next one;
     images that changed are embedded again, those that are gone are dropped.
-
-    Returns:
-        The run record; `counts` holds manifest, embedded and errors.
 
     Raises:
         DataError, ModelError, ClusterError, StorageError: See their messages.

@@ -18,8 +18,7 @@ from doggos_helpers.data.listing import CLASS, PATH, SPLIT
 from doggos_helpers.errors import StorageError
 from doggos_helpers.settings import Settings
 
-EMBEDDING = "embedding"
-REASON = "reason"
+EMBEDDING, REASON = "embedding", "reason"
 COLUMNS = [PATH, CLASS, SPLIT, EMBEDDING]
 GOOD = pc.field(REASON).is_null()
 LABELLED = GOOD & (pc.field(CLASS) != "")  # classifiers learn and are measured on these
@@ -124,12 +123,7 @@ def read_contents(settings: Settings) -> Contents:
 
 
 def read_file(folder: str, path: str, rows: pc.Expression = GOOD) -> pa.Table:
-    """Read some rows of one file of the table.
-
-    Args:
-        folder: Of the table.
-        path: Of the file, as `Contents` names it.
-        rows: Which of the good ones.
+    """Read some of the good rows of one file, which `Contents` names, of a table.
 
     Returns:
         Path, class, split and embedding, as lists of a fixed size.
@@ -150,10 +144,7 @@ def read_embeddings(
 ) -> Embeddings:
     """Read good rows of the table into memory, of one split or of all.
 
-    Args:
-        settings: Whose table.
-        split: Such as "test"; empty: all.
-        most: So many rows at most: the first ones, in the order of the table's files.
+    They are `most` rows at most: the first ones, in the order of the table's files.
 
     Raises:
         StorageError: There is no table yet, or it can't be read.

@@ -1,32 +1,41 @@
 """SIGKILL in the middle of an embedding, and the same command again.
 
-``DOGGOS_KILLS=200 python -m pytest -m long tests/faults/test_kills.py`` kills as often.
+``DOGGOS_KILLS=200 python -m pytest -m long tests/faults/test_kills.py`` kills as often;
+DOGGOS_KILL_SEED is the first seed, and DOGGOS_KILL_REPORT a CSV file that is added to.
 """
 
-import contextlib
+import bisect
+import csv
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from random import Random
 
-import psutil
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from doggos_helpers.artefacts import read_json
+from doggos_helpers.cluster.plan import StagePlan
+from doggos_helpers.embed.pipeline import block_rows
 from doggos_helpers.embed.table import table_folder
 from doggos_helpers.settings import Settings
 from tests.faults.case import Place
 from tests.faults.datasets import dogs
-from tests.faults.test_interrupts import START_S, Command, drafts, running
-from tests.processes import family
-from tools.local_cluster import LocalCluster, local_cluster
+from tests.faults.drivers import SLEEP_S, Driver, begun, drivers
+from tests.faults.kennel import Kennel, kennel, kill_writer
+from tests.faults.test_interrupts import START_S, drafts, running
 
-EACH = 120
-KINDS = ("driver", "write", "worker")
+EACH, BATCH, WORKERS = 200, 4, 3
+ROWS = 6 * EACH
+KINDS = ("driver", "writer", "worker", "node")
+COMMAND_EACH = 60
+Start = Callable[[Settings], Driver]
 
 
 @pytest.fixture(scope="module")
@@ -35,119 +44,219 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def kennel(tmp_path_factory) -> Iterator[LocalCluster]:
-    with local_cluster(tmp_path_factory.mktemp("kennel"), workers=1) as cluster:
-        yield cluster
+def pack(tmp_path_factory) -> Iterator[Kennel]:
+    """A head and two nodes, on which three workers embed."""
+    with kennel(tmp_path_factory.mktemp("kennel"), 2, **{SLEEP_S: "0.1"}) as made:
+        yield made
 
 
-@pytest.fixture
-def place(tmp_path: Path, kennel: LocalCluster) -> Place:
-    variables = {"DOGGOS_STORAGE": str(tmp_path / "storage")}
-    return Place(tmp_path, {**kennel.environment, **variables})
+@pytest.fixture(scope="module")
+def start(pack, tmp_path_factory) -> Iterator[Start]:
+    with drivers(pack.environment, tmp_path_factory.mktemp("logs")) as function:
+        yield function
 
 
-def files(table: Path) -> list[Path]:
-    return [p for p in table.glob("*/*.parquet") if not p.name.startswith(".")]
+def settings_of(data: Path, storage: Path) -> Settings:
+    storage.mkdir()
+    return Settings(
+        dataset=str(data),
+        storage=str(storage),
+        embed_batch_size=BATCH,
+        embed_workers=WORKERS,
+    )
 
 
-def workers_of(cluster: LocalCluster, since: float) -> list[psutil.Process]:
-    """Return the processes that read, decode, embed or write since a time."""
-    found = []
-    for pid, _ in cluster.processes:
-        for process in family(pid):
-            try:
-                title = process.cmdline()[0]
-                if title.startswith("ray::") and process.create_time() > since:
-                    found.append(process)
-            except (psutil.Error, IndexError):
-                continue
-    return found
+def files(settings: Settings) -> list[Path]:
+    found = Path(table_folder(settings)).glob("*/*.parquet")
+    return [path for path in found if not path.name.startswith(".")]
 
 
-def kill(kind: str, command: Command, cluster: LocalCluster, random: Random) -> str:
-    """Kill the driver's group, a worker, or a whole node; say what it was."""
+def paths(settings: Settings) -> Counter[str]:
+    """Count each path of the table as readers see it: every file is whole."""
+    counted: Counter[str] = Counter()
+    for file in files(settings):
+        counted.update(pq.read_table(file, columns=["path"])["path"].to_pylist())
+    return counted
+
+
+def check_whole(settings: Settings, data: Path) -> None:
+    """Each image is there once, with its own embedding, and nothing else is."""
+    table = pq.read_table(table_folder(settings)).to_pandas()
+    there = sorted(str(p.relative_to(data)) for p in data.rglob("*.jpg"))
+    assert sorted(table.path) == there
+    for path, embedding in zip(table.path, table.embedding, strict=True):
+        with Image.open(data / path) as image:
+            mean = np.array(image).mean((0, 1))
+        assert embedding @ mean / np.linalg.norm(mean) > 0.999, path
+    counts = read_json(settings.embeddings_dir / "run.json", "03_embedding")["counts"]
+    assert counts["embedded"] == counts["manifest"] == len(there)
+    assert not drafts(settings.embeddings_dir)
+
+
+@dataclass
+class Kill:
+    """What was killed when, and what that cost.
+
+    `again` are the images with which the model began once more, up to the next kill.
+    """
+
+    round: int
+    number: int
+    kind: str
+    what: str
+    second: float
+    stored: int
+    again: int = 0
+    result: str = "exactly once"
+    at: float = field(default=0, repr=False)
+
+
+def kill(kind: str, pack: Kennel, driver: Driver, table: Path, random: Random) -> str:
+    """Kill something; say what, or nothing where there was none."""
     if kind == "driver":
-        os.killpg(command.process.pid, signal.SIGKILL)
-        command.process.wait(START_S)
+        driver.kill()
         return "driver"
-    if kind == "node":
-        for process in reversed(family(cluster.processes[1][0])):
-            process.kill()
-        return "node"
-    # Those of an earlier run have ended, or are idle.
-    names = {p: p.cmdline()[0] for p in workers_of(cluster, 0) if p.is_running()}
-    busy = sorted((p for p, n in names.items() if "Map" in n or "Write" in n), key=hash)
-    assert busy, names
-    victim = random.choice(busy)
-    victim.kill()
-    return names[victim]
+    if kind == "writer":
+        return kill_writer(table)
+    return pack.kill_node(random) if kind == "node" else pack.kill_worker(random)
 
 
-def kill_a_writer(table: Path) -> str:
-    """Kill the next process that writes a file: a draft, which names it, has begun."""
-    until = time.monotonic() + START_S  # a draft lives for milliseconds
-    while time.monotonic() < until:
-        for draft in table.glob("*/.*"):
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-                os.kill(int(draft.name.rpartition(".")[2]), signal.SIGKILL)
-                return "writer, half a file" if draft.exists() else "writer"
-    raise AssertionError("nothing was written any more")
+def one_round(
+    number: int, most: int, settings: Settings, pack: Kennel, start: Start
+) -> list[Kill]:
+    """Embed a data set, and kill one thing after the other until all is embedded."""
+    random, kills, table = Random(number), [], Path(table_folder(settings))
+    began, driver, seen = time.time(), start(settings), 0
+    while True:
+        after, pause = seen + random.randint(1, 3), random.uniform(0, 1)
+        while len(files(settings)) < after and not driver.ended():
+            time.sleep(0.02)
+        time.sleep(pause)
+        if driver.ended() or len(kills) == most:
+            break
+        kind = random.choice(KINDS)
+        if kind == "node":
+            pack.wait()
+        stored, seen, at = paths(settings), len(files(settings)), time.time()
+        if what := kill(kind, pack, driver, table, random):
+            at = time.time()
+            kills.append(
+                Kill(number, len(kills), kind, what, at - began, stored.total(), at=at)
+            )
+        assert not stored or max(stored.values()) == 1, "a row is doubled"
+        if kind == "driver":
+            assert not (settings.embeddings_dir / "run.json").exists()
+            driver = start(settings)
+    assert driver.wait() == 0, driver.log.read_text()
+    attribute(kills, begun(Path(settings.storage)))
+    return kills
 
 
-def one_kill(
-    kind: str, random: Random, place: Place, data: Path, cluster: LocalCluster
-) -> str:
-    """Embed, kill at a random moment, embed again, and look at every row."""
+def attribute(kills: list[Kill], noted: list[tuple[float, str]]) -> None:
+    """Count what was begun again after each kill, and before the next one."""
+    times, seen = [one.at for one in kills], set()
+    for at, path in noted:
+        if path in seen:
+            place = bisect.bisect(times, at) - 1
+            assert place >= 0, f"{path} was embedded twice, and nothing was killed"
+            kills[place].again += 1
+        seen.add(path)
+
+
+def block() -> int:
+    """How many images a worker has at a time."""
+    stage = StagePlan(WORKERS, 1, 1, 0, 1, BATCH, "float32")
+    return block_rows(ROWS, stage)
+
+
+def check_cost(kills: list[Kill]) -> None:
+    """At most a block an actor, of those that the kill may have hit.
+
+    A driver's death is that of all actors; a node's, of those on it, and of the blocks
+    that lay there embedded and not yet in a file.
+    """
+    actors = {"driver": WORKERS, "node": WORKERS, "worker": 1, "writer": 0}
+    for one in kills:
+        assert one.again <= actors[one.kind] * block(), one
+
+
+def report(kills: list[Kill]) -> None:
+    """Print the kills, and add them to the report."""
+    names = [f.name for f in fields(Kill) if f.name != "at"]
+    rows = [[getattr(one, name) for name in names] for one in kills]
+    for row in rows:
+        print(*row, sep=" | ", flush=True)
+    if file := os.environ.get("DOGGOS_KILL_REPORT"):
+        with open(file, "a", newline="") as out:
+            writer = csv.writer(out)
+            if not out.tell():
+                writer.writerow(names)
+            writer.writerows(
+                [f"{v:.1f}" if isinstance(v, float) else v for v in r] for r in rows
+            )
+
+
+@pytest.mark.long
+def test_many_kills_of_an_embedding_whose_model_sleeps(
+    tmp_path, data, pack, start
+) -> None:
+    wanted = int(os.environ.get("DOGGOS_KILLS", "12"))
+    number, done = int(os.environ.get("DOGGOS_KILL_SEED", "0")), 0
+    while done < wanted:
+        settings = settings_of(data, tmp_path / str(number))
+        kills = one_round(number, wanted - done, settings, pack, start)
+        check_whole(settings, data)
+        check_cost(kills)
+        report(kills)
+        done, number = done + len(kills), number + 1
+
+
+def test_two_at_once_of_which_one_is_killed(tmp_path, data, pack, start) -> None:
+    """The second waits, and ends what the first began; with a model that sleeps."""
+    settings = settings_of(data, tmp_path / "storage")
+    first = start(settings)
+    while not files(settings):
+        assert not first.ended(), first.log.read_text()
+        time.sleep(0.02)
+    second = start(settings)
+    while "Waiting for another embed" not in second.log.read_text():
+        assert not second.ended(), second.log.read_text()
+        time.sleep(0.02)
+    first.kill()
+    assert second.wait() == 0, second.log.read_text()
+    check_whole(settings, data)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kill_loses_and_doubles_nothing(seed, tmp_path, pack) -> None:
+    """The command itself, with the model of the sample."""
+    kind, random = KINDS[seed], Random(seed)
+    data = dogs(tmp_path / "dogs", each=COMMAND_EACH)
+    storage = {"DOGGOS_STORAGE": str(tmp_path / "storage")}
+    place = Place(tmp_path, {**pack.environment, **storage})
     settings = Settings(dataset=str(data), storage=str(place.storage))
-    table = Path(table_folder(settings))
-    options = (f"--dataset={data}", "--embed-batch-size=4")
-    after = random.randint(1, 7)
+    options = (f"--dataset={data}", "--embed-batch-size=4", "--embed-workers=1")
     with running(place, "embed", *options) as command:
-        command.wait_for(lambda: len(files(table)) >= after)
-        if kind == "write":
-            what = kill_a_writer(table)
+        after = random.randint(1, 5)
+        command.wait_for(lambda: len(files(settings)) >= after)
+        if kind == "driver":
+            os.killpg(command.process.pid, signal.SIGKILL)
+            command.process.wait(START_S)
+        elif kind == "writer":
+            assert kill_writer(Path(table_folder(settings)))
         else:
-            what = kill(kind, command, cluster, random)
-        if what != "driver":  # Ray starts it again, and the job goes on by itself
+            assert pack.kill_worker(random)
+        if kind != "driver":  # Ray starts it again, and the job goes on by itself
             assert command.process.wait(START_S) == 0, command.said()
     whole = (settings.embeddings_dir / "run.json").exists()
-    assert whole == (what != "driver")
-    stored = sum(pq.read_metadata(file).num_rows for file in files(table))
-    with running(place, "embed", *options) as command:
-        assert command.process.wait(START_S) == 0, command.said()
+    assert whole == (kind != "driver")
+    stored = paths(settings).total()
+    if not whole:
+        with running(place, "embed", *options) as command:
+            assert command.process.wait(START_S) == 0, command.said()
     counts = read_json(settings.embeddings_dir / "run.json", "03_embedding")["counts"]
-    rows = 6 * EACH
-    assert counts["embedded"] == counts["manifest"] == rows
-    paths = Counter(pq.read_table(table)["path"].to_pylist())
+    assert counts["embedded"] == counts["manifest"] == 6 * COMMAND_EACH
+    assert counts["computed"] == 6 * COMMAND_EACH - (0 if whole else stored)
     there = {str(p.relative_to(data)) for p in data.rglob("*.jpg")}
-    assert set(paths) == there and set(paths.values()) == {1}
-    assert not drafts(table)
-    assert stored == rows if whole else counts["computed"] == rows - stored
-    return f"{what} after {after} files: {stored} rows stored"
-
-
-@pytest.mark.parametrize("seed", range(len(KINDS)))
-def test_a_kill_loses_and_doubles_nothing(seed, place, data, kennel) -> None:
-    print(one_kill(KINDS[seed], Random(seed), place, data, kennel))
-
-
-@pytest.mark.long
-def test_a_lost_node_loses_and_doubles_nothing(tmp_path, data) -> None:
-    with local_cluster(tmp_path / "cluster", workers=1) as cluster:
-        variables = {"DOGGOS_STORAGE": str(tmp_path / "storage")}
-        place = Place(tmp_path, {**cluster.environment, **variables})
-        print(one_kill("node", Random(0), place, data, cluster))
-
-
-@pytest.mark.long
-def test_many_kills_lose_and_double_nothing(tmp_path, data, kennel) -> None:
-    count = int(os.environ.get("DOGGOS_KILLS", "6"))
-    for seed in range(count):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        variables = {"DOGGOS_STORAGE": str(folder / "storage")}
-        place = Place(folder, {**kennel.environment, **variables})
-        kind = KINDS[seed % len(KINDS)]
-        print(
-            f"{seed}: {one_kill(kind, Random(seed), place, data, kennel)}", flush=True
-        )
+    assert paths(settings) == dict.fromkeys(there, 1)
+    assert not drafts(settings.embeddings_dir)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from doggos_helpers.artefacts import write_json
 from doggos_helpers.clip.encoder import ClipEncoder
@@ -33,7 +34,7 @@ from doggos_helpers.errors import DataError, StorageError
 from doggos_helpers.search.index import SearchIndex
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.stage import check as check_training
-from doggos_sample import write_dataset
+from doggos_sample import MODEL_DIR, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -296,3 +297,19 @@ def test_another_precision_starts_over_where_the_user_asks_for_it(cluster, own):
     rough = read_embeddings(asked)
     cosines = (exact.vectors * rough.vectors).sum(1)
     assert not np.array_equal(exact.vectors, rough.vectors) and cosines.min() > 0.999
+
+
+def test_a_model_changed_in_place_starts_over(cluster, settings, tmp_path):
+    """Its folder and name stay; its old embeddings don't compare with new ones."""
+    model = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, model)
+    few = settings.model_copy(update={"model": str(model), "images_per_class": 1})
+    first, before = embed(check(few), cluster[1]), read_embeddings(few)
+    weights = load_file(model / "model.safetensors")
+    weights["visual_projection.weight"] = weights["visual_projection.weight"].flip(0)
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    run, after = embed(check(few), cluster[1]), read_embeddings(few)
+    assert run["counts"]["computed"] == run["counts"]["manifest"] == len(after)
+    assert run["encoder"]["model"] != first["encoder"]["model"]
+    assert np.array_equal(before.paths, after.paths)
+    np.testing.assert_allclose(after.vectors, before.vectors[:, ::-1], atol=1e-2)
