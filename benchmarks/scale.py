@@ -111,6 +111,7 @@ def measure(place: Path, start: Any, actors: int, batches: int, **more: Any) -> 
         model_revision=str(sleep),
         embed_workers=actors,
         embed_batch_size=batch,
+        embed_cpus=0.5,
         gpus_per_worker=1 / PER_GPU,
         use_gpu="yes",
         **more,
@@ -241,7 +242,7 @@ def main(seconds: int = 48) -> None:
     """Measure, print the tables, draw the plot, and write the results."""
     with (
         tempfile.TemporaryDirectory(prefix="doggos-scale-") as folder,
-        kennel(Path(folder, "kennel"), NODES, 16, GPUS[-1] // PER_GPU // NODES) as pack,
+        kennel(Path(folder, "kennel"), NODES, 10, GPUS[-1] // PER_GPU // NODES) as pack,
     ):
         place = Path(folder)
         settle_s = time_settling(place)

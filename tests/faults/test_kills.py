@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from random import Random
@@ -31,7 +31,7 @@ from tests.faults.drivers import SLEEP_S, Driver, begun, drivers
 from tests.faults.kennel import Kennel, kennel, kill_writer
 from tests.faults.test_interrupts import START_S, drafts, running
 
-EACH, BATCH, WORKERS = 200, 4, 3
+EACH, BATCH, WORKERS = 300, 4, 3
 ROWS = 6 * EACH
 KINDS = ("driver", "writer", "worker", "node")
 COMMAND_EACH = 60
@@ -122,19 +122,25 @@ def kill(kind: str, pack: Kennel, driver: Driver, table: Path, random: Random) -
 
 
 def one_round(
-    number: int, most: int, settings: Settings, pack: Kennel, start: Start
+    number: int,
+    most: int,
+    settings: Settings,
+    pack: Kennel,
+    start: Start,
+    kinds: Sequence[str] = KINDS,
 ) -> list[Kill]:
     """Embed a data set, and kill one thing after the other until all is embedded."""
     random, kills, table = Random(number), [], Path(table_folder(settings))
+    record = settings.embeddings_dir / "run.json"
     began, driver, seen = time.time(), start(settings), 0
     while True:
         after, pause = seen + random.randint(1, 3), random.uniform(0, 1)
         while len(files(settings)) < after and not driver.ended():
             time.sleep(0.02)
         time.sleep(pause)
-        if driver.ended() or len(kills) == most:
+        if driver.ended() or record.exists() or len(kills) == most:
             break
-        kind = random.choice(KINDS)
+        kind = random.choice(kinds)
         if kind == "node":
             pack.wait()
         stored, seen, at = paths(settings), len(files(settings)), time.time()
@@ -145,7 +151,6 @@ def one_round(
             )
         assert not stored or max(stored.values()) == 1, "a row is doubled"
         if kind == "driver":
-            assert not (settings.embeddings_dir / "run.json").exists()
             driver = start(settings)
     assert driver.wait() == 0, driver.log.read_text()
     attribute(kills, begun(Path(settings.storage)))
@@ -228,35 +233,37 @@ def test_two_at_once_of_which_one_is_killed(tmp_path, data, pack, start) -> None
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_kill_loses_and_doubles_nothing(seed, tmp_path, pack) -> None:
-    """The command itself, with the model of the sample."""
-    kind, random = KINDS[seed], Random(seed)
+def test_a_kill_loses_and_doubles_nothing_with_a_model_that_sleeps(
+    seed, tmp_path, data, pack, start
+) -> None:
+    settings = settings_of(data, tmp_path / "storage")
+    kills = one_round(seed, 1, settings, pack, start, KINDS[seed : seed + 1])
+    check_whole(settings, data)
+    check_cost(kills)
+    report(kills)
+    assert len(kills) == 1, "nothing was killed"
+
+
+def test_the_command_goes_on_where_it_was_killed(tmp_path, pack) -> None:
+    """As a user runs it, with the model of the sample."""
     data = dogs(tmp_path / "dogs", each=COMMAND_EACH)
     storage = {"DOGGOS_STORAGE": str(tmp_path / "storage")}
     place = Place(tmp_path, {**pack.environment, **storage})
     settings = Settings(dataset=str(data), storage=str(place.storage))
     options = (f"--dataset={data}", "--embed-batch-size=4", "--embed-workers=1")
     with running(place, "embed", *options) as command:
-        after = random.randint(1, 5)
-        command.wait_for(lambda: len(files(settings)) >= after)
-        if kind == "driver":
-            os.killpg(command.process.pid, signal.SIGKILL)
-            command.process.wait(START_S)
-        elif kind == "writer":
-            assert kill_writer(Path(table_folder(settings)))
-        else:
-            assert pack.kill_worker(random)
-        if kind != "driver":  # Ray starts it again, and the job goes on by itself
-            assert command.process.wait(START_S) == 0, command.said()
-    whole = (settings.embeddings_dir / "run.json").exists()
-    assert whole == (kind != "driver")
-    stored = paths(settings).total()
-    if not whole:
-        with running(place, "embed", *options) as command:
-            assert command.process.wait(START_S) == 0, command.said()
+        command.wait_for(lambda: len(files(settings)) >= 2)
+        os.killpg(command.process.pid, signal.SIGKILL)
+        command.process.wait(START_S)
+    assert not (settings.embeddings_dir / "run.json").exists()
+    stored, there = (
+        paths(settings),
+        {str(p.relative_to(data)) for p in data.rglob("*.jpg")},
+    )
+    with running(place, "embed", *options) as command:
+        assert command.process.wait(START_S) == 0, command.said()
     counts = read_json(settings.embeddings_dir / "run.json", "03_embedding")["counts"]
-    assert counts["embedded"] == counts["manifest"] == 6 * COMMAND_EACH
-    assert counts["computed"] == 6 * COMMAND_EACH - (0 if whole else stored)
-    there = {str(p.relative_to(data)) for p in data.rglob("*.jpg")}
+    assert counts["embedded"] == counts["manifest"] == len(there)
+    assert 0 < counts["computed"] <= len(there) - stored.total() < len(there)
     assert paths(settings) == dict.fromkeys(there, 1)
     assert not drafts(settings.embeddings_dir)
