@@ -78,13 +78,13 @@ class Settings(Places, BaseSettings):
     )
 
     epochs: int = Field(15, gt=0, description="passes over the training rows")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
+    learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
     hidden_units: int = Field(256, ge=0, description="0: a linear probe alone")
     dropout: float = Field(0.1, ge=0, lt=1, description="of the classifier")
     seed: int = Field(0, ge=0, description="of shuffling and initial weights")
     patience: int = Field(5, ge=0, description="epochs without gain; 0: never stop")
     rate_at_end: float = Field(0, ge=0, le=1, description="share of learning_rate")
-    clip_norm: float = Field(1, ge=0, description="of gradients; 0: any length")
+    clip_norm: float = Field(0, ge=0, description="of gradients; 0: any length")
 
     k: int = Field(4, gt=0, description="how many similar images")
     host: str = Field("127.0.0.1", description="where the service listens")

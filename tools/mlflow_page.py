@@ -23,7 +23,7 @@ from doggos_helpers.train.tracking import open_tracking
 from tools.local_cluster import free_ports
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "mlflow.png"
-START_S, RENDER_MS, SIZE = 120, 30_000, "1500,1000"
+START_S, RENDER_MS, SIZE = 120, 30_000, "1900,1500"
 # Without these Chromium calls home as soon as it starts.
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),

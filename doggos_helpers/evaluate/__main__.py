@@ -16,9 +16,10 @@ def main(arguments: Sequence[str]) -> int:
         run = evaluate(inputs, cluster)
     counts, chance, (low, high) = run["counts"], run["chance"], run["interval"]
     print(f"version {run['version']}: {counts['correct']} of {counts['test']} correct")
-    print(f"top-1 accuracy {run['top1']:.3f} ({low:.3f} to {high:.3f}), chance")
-    print(f"{chance['uniform']:.3f}, the most frequent class {chance['majority']:.3f};")
-    print(f"top-5 {run['top5']:.3f}, macro F1 {run['macro']['f1']:.3f}")
+    top = f"top-1 accuracy {run['top1']:.3f} ({low:.3f} to {high:.3f})"
+    print(f"{top}, top-5 {run['top5']:.3f}, macro F1 {run['macro']['f1']:.3f}")
+    most = f"always the most frequent class {chance['majority']:.3f}"
+    print(f"beside it: chance {chance['uniform']:.3f}, {most}")
     for name, rival in run["rivals"].items():
         print(
             f"{name} {rival['top1']:.3f}, different by chance with p {rival['p']:.2g}"

@@ -38,10 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     curves = show.loss_curves(run["history"], len(run["classes"]))
     open_tracking(settings.tracking).log_figure(run["mlflow_run"], curves, "loss.png")
     best, counts = run["best"], run["counts"]
-    print(f"{counts['train']} training and {counts['val']} validation images,")
-    print(f"{len(run['classes'])} classes; {run['choice']}")
-    print(f"{best['candidate']}, epoch {best['epoch']}: loss {best['val_loss']:.3f},")
-    print(f"accuracy {best['val_accuracy']:.3f} (chance {run['chance']:.3f})")
+    images = f"{counts['train']} training and {counts['val']} validation images"
+    print(f"{images}, {len(run['classes'])} classes; {run['choice']}")
+    loss = f"validation loss {best['val_loss']:.3f}, accuracy"
+    figures = f"{loss} {best['val_accuracy']:.3f} (chance {run['chance']:.3f})"
+    print(f"{best['candidate']}, best epoch {best['epoch']}: {figures}")
     print(f"registered as version {run['version']}: {run['verdict']}")
     print(f"{settings.training_dir / 'run.json'} ({run['seconds']} s)")
     return 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 from upath import UPath
 
 from doggos_helpers.artefacts import write_run
@@ -15,16 +16,18 @@ from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.files import LAYOUT
 from doggos_helpers.data.listing import labels_problem
-from doggos_helpers.embed.table import Contents, read_contents, read_record
+from doggos_helpers.embed.table import EMBEDDING, Contents, read_contents, read_record
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import Classifier, save
 from doggos_helpers.train.loop import state_of
 from doggos_helpers.train.registry import register
+from doggos_helpers.train.shard import LABEL, Shard
 from doggos_helpers.train.tracking import log_epochs, open_tracking, tracked_run
 from doggos_helpers.train.trainer import build_trainer, fit
 
-BEST = ("candidate", "epoch", "val_loss", "val_error", "val_accuracy")
+BEST = ("candidate", "epoch", "val_loss", "val_accuracy")
+BATCH = 4096  # rows
 SURE = 1.96  # standard errors on either side hold 95 of 100
 TOLD = (
     *("dataset", "model", "epochs", "patience", "learning_rate", "rate_at_end"),
@@ -112,22 +115,22 @@ def conclude(
         started: `time.time()` at the start.
     """
     state, settings = state_of(result.checkpoint), inputs.settings
-    history = state["history"]
+    history, models = state["history"], inputs.candidates()
     log_epochs(settings.tracking, run_id, history)
     # The best epoch of each candidate; of equal ones the last.
     ordered = sorted(history, key=lambda metrics: -metrics["val_loss"])
     epochs = {metrics["candidate"]: metrics for metrics in ordered}
-    chosen, why = choose(epochs)
-    best = epochs[chosen]
+    for name, model in models.items():
+        model.load_state_dict(state["best"][name])
+    chosen, why = choose(models, Shard(inputs.contents, "val", inputs.classes))
     record: dict[str, Any] = {"fingerprint": inputs.embedded["fingerprint"]}
     encoder = {"encoder": inputs.embedded["encoder"]["model"]}
     with tempfile.TemporaryDirectory() as place:
-        folders = {name: UPath(place, name) for name in epochs}
-        for name, model in inputs.candidates().items():
-            model.load_state_dict(state["best"][name])
+        folders = {name: UPath(place, name) for name in models}
+        for name, model in models.items():
             about = {key: epochs[name][key] for key in BEST} | encoder | record
             save(model, folders[name], inputs.classes, **about)
-        folder = folders.pop(chosen)
+        folder, best = folders.pop(chosen), epochs[chosen]
         version = register(settings, run_id, folder, folders.values())
     record |= {"counts": {}, "nodes": best["nodes"], "classes": inputs.classes}
     for split in ("train", "val"):
@@ -141,15 +144,23 @@ def conclude(
     return write_run(settings.training_dir, "train", settings, started, **record)
 
 
-def choose(epochs: dict[str, dict[str, Any]]) -> tuple[str, str]:
-    """Choose among the candidates by their best epochs, and say why.
+def choose(models: dict[str, Classifier], rows: Shard) -> tuple[str, str]:
+    """Choose among the candidates by their losses on the same rows, and say why.
 
     The network has to be better by more than chance: the simpler one wins a tie.
     """
-    linear, network = epochs["linear"], epochs.get("network")
-    if network is None:
+    if len(models) == 1:
         return "linear", "it is the only candidate"
-    gain = linear["val_loss"] - network["val_loss"]
-    noise = SURE * math.hypot(linear["val_error"], network["val_error"])
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in rows.batches(BATCH):
+        with torch.inference_mode():
+            scores = [model.eval()(batch[EMBEDDING]) for model in models.values()]
+        linear, network = (
+            cross_entropy(s, batch[LABEL], reduction="none") for s in scores
+        )
+        gains = (linear - network).double()
+        sums += torch.stack([gains.sum(), gains.square().sum()])
+    gain, square = (sums / rows.total).tolist()
+    noise = SURE * math.sqrt(max(square - gain**2, 0) / rows.total)
     told = f"the network lowers the validation loss by {gain:.3f} ± {noise:.3f}"
-    return ("network", told) if gain > noise else ("linear", f"{told}: a tie")
+    return ("network", told) if gain > noise else ("linear", f"{told}, maybe by chance")

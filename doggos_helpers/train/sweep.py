@@ -22,7 +22,7 @@ from doggos_helpers.train.stage import TrainInputs, run_params
 from doggos_helpers.train.tracking import experiment_name, tracked_run
 
 SPACE = {
-    "learning_rate": tune.loguniform(1e-4, 1e-2),
+    "learning_rate": tune.loguniform(5e-4, 2e-2),
     "hidden_units": tune.choice([0, 64, 256]),  # 0: a linear probe
     "dropout": tune.choice([0.0, 0.1, 0.3]),
 }
@@ -102,6 +102,6 @@ def sweep(
     told = pd.concat(tables, ignore_index=True)
     told = told.rename(columns=lambda name: name.removeprefix("config/"))
     told = told.rename(columns={"training_iteration": "epoch"})
-    chosen = settings.model_copy(update=found.get_best_result(scope="min").config)
+    chosen = settings.model_copy(update=found.get_best_result(scope="all").config)
     inputs = dataclasses.replace(inputs, settings=chosen)
     return inputs, told[["trial", "epoch", "val_loss", *SPACE]]

@@ -13,12 +13,12 @@ from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import ClusterError, DataError, StorageError, user_cause
 from doggos_helpers.train import registry, tracking
 from doggos_helpers.train.classifier import describe, load, predict_probabilities
-from doggos_helpers.train.stage import check, choose, train
+from doggos_helpers.train.stage import check, train
 from doggos_helpers.train.sweep import SPACE, sweep
 from tests.synthetic import CLASSES, write_embeddings
 
 EPOCHS = 4
-FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_error", "val_accuracy")
+FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +81,6 @@ def test_a_linear_probe_and_a_network_learn_and_beat_chance(run):
     assert run["best"]["val_accuracy"] > 3 * run["chance"]
 
 
-@pytest.mark.parametrize(
-    ("linear", "network", "chosen"),
-    [
-        ((0.50, 0.02), (0.40, 0.02), "network"),
-        ((0.50, 0.02), (0.45, 0.02), "linear"),  # within 1.96 errors: a tie
-        ((0.50, 0.02), (0.60, 0.02), "linear"),
-        ((0.50, 0.02), None, "linear"),
-    ],
-)
-def test_the_simpler_one_wins_a_tie(linear, network, chosen):
-    pairs = {"linear": linear, "network": network}
-    epochs = {
-        name: {"val_loss": pair[0], "val_error": pair[1]}
-        for name, pair in pairs.items()
-        if pair
-    }
-    assert choose(epochs)[0] == chosen
-
-
 def test_the_figures_are_those_of_the_registered_classifier(run, settings):
     folder = registry.champion(settings).folder
     assert str(folder) == run["classifier"] and run["champion"]
@@ -108,11 +89,9 @@ def test_the_figures_are_those_of_the_registered_classifier(run, settings):
     val = read_embeddings(settings, "val")
     probabilities = predict_probabilities(model, val.vectors)
     right = np.searchsorted(classes, val.classes)
-    losses = -np.log(probabilities[np.arange(len(val)), right])
+    loss = -np.log(probabilities[np.arange(len(val)), right]).mean()
     best = run["best"]
-    assert losses.mean() == pytest.approx(best["val_loss"], rel=1e-4)
-    error = losses.std() / np.sqrt(len(losses))
-    assert error == pytest.approx(best["val_error"], rel=1e-3)
+    assert loss == pytest.approx(best["val_loss"], rel=1e-4)
     accuracy = (probabilities.argmax(axis=1) == right).mean()
     assert accuracy == pytest.approx(best["val_accuracy"])
     others = sorted(f.name for f in folder.parent.iterdir())
@@ -195,7 +174,7 @@ def test_it_stops_early_where_nothing_gets_better(cluster, settings):
 @pytest.mark.long
 def test_a_loss_that_is_no_number_ends_the_training(cluster, settings):
     with pytest.raises(Exception) as error:
-        again(cluster, settings, learning_rate=1e30, clip_norm=0)
+        again(cluster, settings, learning_rate=1e30)
     cause = user_cause(error.value)
     assert cause is not None and cause.exit_code == 4
     assert "no longer a number" in str(cause) and "learning_rate" in str(cause)
