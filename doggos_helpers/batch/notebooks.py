@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import DoggosError, SettingsError
@@ -20,14 +19,12 @@ SERIES = Path(__file__).resolve().parents[2] / "notebooks"
 class NotebookError(DoggosError):
     """A notebook failed."""
 
-    exit_code = 1
 
-
-class BatchSettings(Settings):
+class BatchSettings(Settings, env_prefix="DOGGOS_BATCH_"):
     """Settings of the notebooks, and which of them run where.
 
-    An option becomes a parameter of each notebook that declares it. The environment
-    is not read here: the notebooks read it themselves, below their parameters.
+    An option becomes a parameter of each notebook that declares it. What else is in
+    the environment the notebooks read themselves, below their parameters.
     """
 
     out: str = Field("build/tutorial", description="folder for executed notebooks")
@@ -35,44 +32,28 @@ class BatchSettings(Settings):
     params_file: str = Field("", description="YAML file of parameters")
     only: str = Field("", description="numbers of notebooks, such as 03,04")
 
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]
-        cls, settings_cls: type[BaseSettings], **sources: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take options alone, so that `model_fields_set` says what was given."""
-        return (sources["init_settings"],)
-
     @property
     def options(self) -> dict[str, Any]:
         """The settings of notebooks that were given as options."""
-        given = self.model_fields_set & set(Settings.model_fields)
-        return {name: getattr(self, name) for name in sorted(given)}
+        return self.model_dump(
+            include=self.model_fields_set & set(Settings.model_fields)
+        )
 
 
 def find_notebooks(folder: Path, only: str = "") -> list[Path]:
-    """Return the numbered notebooks of a folder, in order.
-
-    Args:
-        folder: Where they are.
-        only: Comma-separated numbers or names; empty for all.
+    """Return the numbered notebooks of a folder, in order: all, or `only` "03,04".
 
     Raises:
         SettingsError: There are none, or one that `only` names is missing.
     """
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not found:
-        raise SettingsError(
-            "no notebooks NN_name.ipynb here", str(folder), "Give --notebooks FOLDER"
-        )
-    names = [part.strip() for part in only.split(",") if part.strip()]
-    starts = tuple(name.zfill(2) for name in names) or ("",)
-    for start in starts:
-        if not any(path.name.startswith(start) for path in found):
-            known = ", ".join(path.stem[:2] for path in found)
-            raise SettingsError(
-                "no such notebook", f"--only {start}", f"Choose from {known}"
-            )
-    return [path for path in found if path.name.startswith(starts)]
+    names = tuple(name.strip().zfill(2) for name in only.split(",") if name.strip())
+    for name in names or ("",):
+        if not any(path.name.startswith(name) for path in found):
+            known = ", ".join(path.stem[:2] for path in found) or "none"
+            fix = f"Choose from {known} (--only), or another folder (--notebooks)"
+            raise SettingsError("no such notebook", f"{folder}/{name}*.ipynb", fix)
+    return [path for path in found if path.name.startswith(names or "")]
 
 
 def declared_parameters(notebook: Path) -> set[str]:
@@ -83,77 +64,53 @@ def declared_parameters(notebook: Path) -> set[str]:
 
 
 def read_parameters(path: str) -> dict[str, Any]:
-    """Read a YAML file of parameters; an empty path gives none.
-
-    Raises:
-        SettingsError: It can't be read, or isn't a mapping of names to values.
-    """
+    """Read a YAML file of parameters, or raise a SettingsError; no path, none."""
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text()) if path else {}
-    except (OSError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise SettingsError(
-            f"can't read the parameters ({problem})", path, "Name a YAML file"
-        ) from error
-    if not isinstance(content or {}, dict):
-        raise SettingsError("not a list of name: value", path, "See notebooks/params")
-    return content or {}
+        return dict((path and yaml.safe_load(Path(path).read_text())) or {})
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        what = f"can't read the parameters ({' '.join(str(error).split())})"
+        fix = "Name a YAML file of name: value, as those in notebooks/params"
+        raise SettingsError(what, path, fix) from error
 
 
 def check_parameters(parameters: Mapping[str, Any], declared: set[str]) -> None:
-    """Refuse a parameter that no notebook declares: papermill would only warn.
-
-    Raises:
-        SettingsError: It names the parameter and what may have been meant.
-    """
-    for name in parameters:
-        if name in declared:
-            continue
+    """Raise a SettingsError of what no notebook declares: papermill would only warn."""
+    for name in parameters.keys() - declared:
+        fix = suggestion(name, declared, "Remove it")
         if name in Settings.model_fields:
             fix = f"No notebook takes it; set DOGGOS_{name.upper()} in the environment"
-        else:
-            fix = suggestion(name, declared, "Remove it")
         raise SettingsError("no notebook declares this parameter", name, fix)
 
 
 def run_notebook(
     notebook: Path, out: Path, parameters: Mapping[str, Any], progress: bool
-) -> float:
-    """Execute one notebook into `out` and return its minutes.
+) -> None:
+    """Execute one notebook into `out`.
 
     Raises:
         NotebookError: It names the cell, the error and the partly executed copy.
     """
     import papermill
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    started = time.monotonic()
     copy = out / notebook.name
+    # Of the kernel, not of its cells: it reports its own end as an error.
+    quiet = {"extra_arguments": ["--log-level=CRITICAL"], "progress_bar": progress}
     try:
         papermill.execute_notebook(
-            str(notebook),
-            str(copy),
-            parameters=dict(parameters),
-            progress_bar=progress,
-            kernel_name="python3",
-            # Of the kernel, not of its cells: it reports its own end as an error.
-            extra_arguments=["--log-level=CRITICAL"],
+            notebook, copy, parameters, kernel_name="python3", **quiet
         )
-    except PapermillExecutionError as error:
-        where = f"cell {error.cell_index} ({error.ename}: {error.evalue})"
-    except (CellExecutionError, DeadKernelError) as error:
+    except (PapermillExecutionError, DeadKernelError) as error:
         where = f"its kernel ({error})"
-    else:
-        return (time.monotonic() - started) / 60
-    raise NotebookError(
-        f"notebook {notebook.stem} failed in {where}",
-        str(copy),
-        "Read that partly executed copy, mend the cause and run the notebook again "
-        f"(`--only {notebook.stem[:2]}`)",
-    )
+        if isinstance(error, PapermillExecutionError):
+            where = f"cell {error.cell_index} ({error.ename}: {error.evalue})"
+        what = f"notebook {notebook.stem} failed in {where}"
+        fix = "Read that partly executed copy, mend the cause and run the notebook"
+        fix += f" again (`--only {notebook.stem[:2]}`)"
+        raise NotebookError(what, str(copy), fix) from None
 
 
 def own_port(parameters: Mapping[str, Any]) -> dict[str, str]:
@@ -163,11 +120,10 @@ def own_port(parameters: Mapping[str, Any]) -> dict[str, str]:
     stays, and so does that of a cluster that is joined: its Serve may listen already.
     """
     usual = Settings.given()
-    joins = (parameters.get("address") or usual.address) != LOCAL
-    if joins or "port" in usual.model_fields_set | set(parameters):
-        return {}
-    with contextlib.suppress(OSError):  # what is wrong with the host, notebook 06 says
-        return {"DOGGOS_PORT": str(free_port(usual.host, 0))}
+    starts = (parameters.get("address") or usual.address) == LOCAL
+    if starts and "port" not in usual.model_fields_set | set(parameters):
+        with contextlib.suppress(OSError):  # what is wrong with a host, 06 says
+            return {"DOGGOS_PORT": str(free_port(usual.host, 0))}
     return {}
 
 
@@ -189,10 +145,9 @@ def run_notebooks(settings: BatchSettings) -> Path:
         for notebook in chosen:
             print(f"{notebook.stem:<24}", end="", flush=True)
             given = {n: v for n, v in parameters.items() if n in declared[notebook]}
+            started = time.monotonic()
             try:
-                minutes = run_notebook(notebook, out, given, settings.shows_progress)
-            except BaseException:
-                print("failed")
-                raise
-            print(f"{minutes:.1f} min", flush=True)
+                run_notebook(notebook, out, given, settings.shows_progress)
+            finally:
+                print(f"{(time.monotonic() - started) / 60:.1f} min", flush=True)
     return out

@@ -42,7 +42,7 @@ def test_notebooks_come_in_the_order_of_their_numbers(folder: Path) -> None:
 
 
 def test_only_refuses_a_number_that_is_not_there(folder: Path) -> None:
-    with pytest.raises(SettingsError, match="--only 07"):
+    with pytest.raises(SettingsError, match=r"/07\*.ipynb\n.*Choose from 01, 02"):
         batch.find_notebooks(folder, "01,07")
 
 
