@@ -31,12 +31,17 @@ SCHEMA = pa.schema(
 
 def given_rows(file: str) -> Iterator[pa.Table]:
     """Yield the rows of a manifest that the user wrote, with all columns."""
-    table = open_given(file, "the manifest").replace_schema(SCHEMA)
+    table = open_given(file, "the manifest")
+    there = pa.schema([f for f in SCHEMA if f.name in table.schema.names])
     with reading("the manifest", file):
-        for batch in table.to_batches():
-            empty = ("" if field.type == "string" else 0 for field in SCHEMA)
-            filled = map(pc.fill_null, batch.columns, empty)
-            yield pa.table(list(filled), SCHEMA)
+        for batch in table.to_batches(columns=there.names):
+            rows = pa.Table.from_batches([batch]).cast(there)
+            for f in SCHEMA:
+                if f.name not in there.names:
+                    rows = rows.append_column(f, pa.nulls(len(rows), f.type))
+            rows = rows.select(SCHEMA.names)
+            empty = ["" if f.type == "string" else 0 for f in SCHEMA]
+            yield pa.table(list(map(pc.fill_null, rows.columns, empty)), SCHEMA)
 
 
 @dataclass

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -131,6 +132,36 @@ def test_a_parquet_file_may_say_what_the_images_are(tmp_path):
     pq.write_table(pa.table({"path": ["a"] * 2}), tmp_path / "twice.parquet")
     with pytest.raises(DataError, match="in the manifest twice: a"):
         _ = build_manifest(Settings(dataset=str(tmp_path / "twice.parquet"))).table
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        (
+            {"class": ["pug", None], "split": ["train", "val"], "more": [1, 2]},
+            [("pug", "train", 0), ("", "val", 0)],
+        ),
+        (
+            {"class": pd.Categorical(["pug", "corgi"]), "size": [1.0, None]},
+            [("pug", "", 1), ("corgi", "", 0)],
+        ),
+        (
+            {
+                "size": np.array([1, 2], "int32"),
+                "modified": pd.to_datetime(["1.1.2020"] * 2),
+            },
+            [("", "", 1), ("", "", 2)],
+        ),
+    ],
+)
+def test_the_columns_of_a_given_table_are_of_any_type_that_fits(
+    tmp_path, columns, rows
+):
+    file = tmp_path / "mine.parquet"
+    pd.DataFrame({"path": ["a.jpg", "b.jpg"], **columns}).to_parquet(file)
+    table = build_manifest(Settings(dataset=str(file))).table.to_pylist()
+    assert [(r["class"], r["split"], r["size"]) for r in table] == rows
+    assert all(bool(r["modified"]) == ("modified" in columns) for r in table)
 
 
 def test_a_path_stays_in_its_part_as_the_data_set_changes(tmp_path):
