@@ -34,14 +34,14 @@ def made_up(rows: int) -> Iterator[pa.Table]:
 def measure(rows: int) -> dict[str, float]:
     """List made-up keys, write their manifest, and read one part of it."""
     from doggos_helpers.data import manifest
-    from doggos_helpers.data.listing import LABELLED, Listing
+    from doggos_helpers.data.listing import Listing
 
     list(made_up(FOLDER))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        found, draft = Listing(0, LABELLED), Path(name, "draft.parquet")
-        found.write(made_up(rows), draft)
+        found, draft = Listing(), Path(name, "draft.parquet")
+        found.write(found.images(made_up(rows)), draft)
         parts = -(-rows // manifest.PART_ROWS)
         manifest.publish(draft, f"{name}/manifest", parts)
         sizes = [len(manifest.read_part(f"{name}/manifest", i)) for i in range(parts)]

@@ -1,22 +1,20 @@
-"""The record that each stage leaves beside its artefact: `run.json`."""
+"""Every read and write under the storage root that is not a table."""
 
 import contextlib
 import errno
-import io
 import json
-import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from upath import UPath
 
-from doggos_helpers.errors import DoggosError, StorageError, causes
+from doggos_helpers.errors import DoggosError, StorageError, causes, reason
 from doggos_helpers.settings import Settings
+from doggos_helpers.stores import in_bucket, write_whole
 
 RECORDED = ("ray", "torch", "transformers", "mlflow", "pyarrow", "scikit-learn")
 STAGES = {"03_embedding": "embed", "04_training": "train", "05_evaluation": "evaluate"}
@@ -24,48 +22,29 @@ CANT_WRITE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
-
-
-_FOLDER_FIX = (
+FIX = (
     "Free space there, mend its permissions, or choose another storage (DOGGOS_STORAGE)"
+    "; of a bucket, check its name, AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
 )
-_BUCKET_FIX = (
-    "Check the bucket, your key (AWS_ACCESS_KEY_ID), AWS_REGION and AWS_ENDPOINT_URL,"
-    " and run the same command again: what is stored is kept"
-)
-
-
-def in_bucket(path: Path | UPath) -> bool:
-    """Whether a path is not of this machine's file system."""
-    return "://" in str(path)
 
 
 @contextlib.contextmanager
-def writing(folder: Path | UPath, what: str) -> Iterator[None]:
+def writing(folder: Path | UPath | str, what: str) -> Iterator[None]:
     """Say which folder can't be written, and why, where a block fails for that.
 
-    Args:
-        folder: Where the block writes, on this node or on others.
-        what: What it writes: "the embeddings".
-
     Raises:
-        StorageError: No space, no permission, a read-only disk.
+        StorageError: No space, no permission, a read-only disk, no way to a bucket.
     """
     try:
         yield
     except DoggosError:
         raise
     except Exception as error:
+        bucket = in_bucket(folder)
         for cause in causes(error):
-            if isinstance(cause, OSError) and (
-                in_bucket(folder) or cause.errno in CANT_WRITE
-            ):
-                why = os.strerror(cause.errno) if cause.errno else str(cause)
-                raise StorageError(
-                    f"can't write {what} ({why.splitlines()[0][:200].lower()})",
-                    str(folder),
-                    _BUCKET_FIX if in_bucket(folder) else _FOLDER_FIX,
-                ) from None
+            if isinstance(cause, OSError) and (bucket or cause.errno in CANT_WRITE):
+                what = f"can't write {what} ({reason(cause).lower()})"
+                raise StorageError(what, str(folder), FIX) from None
         raise
 
 
@@ -75,52 +54,20 @@ def check_storage(settings: Settings) -> None:
     Raises:
         StorageError: It can't be made or written.
     """
-    root = settings.storage_root
-    with writing(root, "to the storage"):
-        probe = root / f".probe-{uuid.uuid4().hex}"
-        if not in_bucket(root):  # there folders need no making
-            root.mkdir(parents=True, exist_ok=True)
-        try:
-            probe.write_bytes(bytes(4096))
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink()
-
-
-def write_whole(path: Path | UPath, content: bytes | BinaryIO) -> None:
-    """Write a file: a reader sees the old one or the new one, never half.
-
-    Args:
-        path: Where.
-        content: What, or an open file that holds it.
-    """
-    source = io.BytesIO(content) if isinstance(content, bytes) else content
-    if in_bucket(path):  # there a file appears whole
-        with path.open("wb") as file:
-            shutil.copyfileobj(source, file)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            shutil.copyfileobj(source, file)
-        os.replace(str(draft), str(path))
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing(settings.storage_root, "to the storage"):
+        probe = settings.storage_root / f".probe-{uuid.uuid4().hex}"
+        write_whole(probe, bytes(4096))
+        with contextlib.suppress(Exception):  # some may write, and not delete
+            probe.unlink()
 
 
 def write_json(path: Path | UPath, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    text = json.dumps(content, indent=2, default=str) + "\n"
-    write_whole(path, text.encode())
+    write_whole(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
 def read_json(path: Path | UPath, made_by: str) -> Any:
-    """Read a JSON artefact.
-
-    Args:
-        path: The file.
-        made_by: The notebook that makes it, for the message: "03_embedding".
+    """Read a JSON artefact that a notebook, such as 03_embedding, makes.
 
     Raises:
         StorageError: The file is missing or is not JSON.
@@ -130,26 +77,24 @@ def read_json(path: Path | UPath, made_by: str) -> Any:
     except FileNotFoundError:
         raise missing(path, made_by) from None
     except json.JSONDecodeError as error:
-        raise StorageError(
-            f"not a JSON file ({error})", str(path), f"Delete it and run {made_by}"
-        ) from None
+        fix = f"Delete it and run {made_by}"
+        raise StorageError(f"not a JSON file ({error})", str(path), fix) from None
 
 
 def missing(path: Path | UPath, made_by: str) -> StorageError:
     """Build the one sentence for an artefact that isn't there."""
-    also = f" or `python -m doggos_helpers.{STAGES[made_by]}` first"
-    return StorageError(
-        "no such artefact yet", str(path), f"Run notebook {made_by}{also}"
-    )
+    command = f"`python -m doggos_helpers.{STAGES[made_by]}`"
+    fix = f"Run notebook {made_by} or {command} first"
+    return StorageError("no such artefact yet", str(path), fix)
 
 
 def write_run(
     folder: Path | UPath, stage: str, settings: Settings, started: float, **record: Any
 ) -> dict[str, Any]:
-    """Write `folder`/run.json and return it.
+    """Write `folder`/run.json, beside the artefact of a stage, and return it.
 
     Args:
-        folder: Beside the artefact.
+        folder: Of the artefact.
         stage: Such as "embed".
         settings: The settings of this run.
         started: `time.time()` at the start.

@@ -1,8 +1,8 @@
-"""The process's environment: the only module, beside `settings`, that reads it."""
+"""The process's environment; beside `settings` and `places`, nobody else reads it."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Ray, MLflow and Hugging Face report usage unless told otherwise.
@@ -12,10 +12,9 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
 }
-BUCKET_ACCESS = (
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-)
+BUCKET_KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+BUCKET_PLACE = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+BUCKET_ACCESS = (*BUCKET_KEY, *BUCKET_PLACE, "AWS_REGION", "AWS_DEFAULT_REGION")
 # Before those libraries are imported; what the user has set is left as it is.
 os.environ.update({k: v for k, v in TELEMETRY_OFF.items() if k not in os.environ})
 
@@ -23,11 +22,6 @@ os.environ.update({k: v for k, v in TELEMETRY_OFF.items() if k not in os.environ
 def local_home() -> Path:
     """The folder on this machine's own disk for what must not be shared."""
     return Path.home() / ".doggos"
-
-
-def in_anyscale() -> bool:
-    """Whether this process runs on an Anyscale cluster."""
-    return bool(os.environ.get("ANYSCALE_CLUSTER_ID"))
 
 
 @contextlib.contextmanager
@@ -61,6 +55,11 @@ def telemetry() -> dict[str, str]:
     return {name: os.environ[name] for name in TELEMETRY_OFF}
 
 
-def bucket_access() -> dict[str, str]:
+def bucket_access(names: Iterable[str] = BUCKET_ACCESS) -> dict[str, str]:
     """Return where buckets are and the key to them, as AWS names it: for workers."""
-    return {name: os.environ[name] for name in BUCKET_ACCESS if os.environ.get(name)}
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def bucket_endpoint() -> str | None:
+    """Return where buckets are; None: at Amazon's own S3."""
+    return next(iter(bucket_access(BUCKET_PLACE).values()), None)

@@ -1,6 +1,7 @@
 """What can go wrong for a user: what, where, the fix, and an exit code."""
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -74,42 +75,41 @@ def without_secrets(text: str) -> str:
     return re.sub(r"://[^/@\s]*:[^/@\s]*@", "://", text)
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that it wraps, each once.
+def reason(error: BaseException) -> str:
+    """Return what an error says, in a line: the system's words, or Amazon's."""
+    if number := getattr(error, "errno", None):
+        return os.strerror(number)
+    return str(error).split("AWS Error ")[-1].partition("\n")[0][:200]
 
-    Ray wraps what a worker raises (`RayTaskError.cause`), sometimes several times.
-    """
-    seen: set[int] = set()
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop(0)
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        queue += [getattr(current, "cause", None), current.__cause__]
-        queue.append(current.__context__)
-        failures = getattr(current, "worker_failures", None)
-        if isinstance(failures, dict):
-            queue += list(failures.values())
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all that it wraps, in Ray's ways and Python's, each once."""
+    found = [error]
+    for one in found:
+        yield one
+        more = [getattr(one, "cause", None), one.__cause__, one.__context__]
+        more += (getattr(one, "worker_failures", None) or {}).values()
+        found += [e for e in more if isinstance(e, BaseException) and e not in found]
 
 
 def user_cause(error: BaseException) -> DoggosError | None:
     """Find the error of ours that a library wrapped, or None.
 
-    What Ray raises for a worker's error is of both classes, Ray's and ours, with the
-    worker's traceback as its text; ours alone is its `cause`.
+    What Ray raises is of both classes, with the worker's traceback as its text; ours
+    alone is its `cause`. A bucket that fails unexpectedly is an error of the storage.
     """
-    ours = (e for e in causes(error) if isinstance(e, DoggosError))
-    return next((e for e in ours if not hasattr(e, "cause")), None)
+    for one in causes(error):
+        if isinstance(one, DoggosError) and not hasattr(one, "cause"):
+            return one
+        if type(one).__module__.startswith("botocore."):
+            fix = "Check your key and endpoint, and run the same command again"
+            return StorageError(f"a bucket fails ({one})", fix=fix)
+    return None
 
 
 @contextlib.contextmanager
 def unwrapped() -> Iterator[None]:
-    """Let an error of ours that a worker raised arrive as itself.
-
-    Ray wraps it into its own error, whose text is dozens of lines long.
-    """
+    """Let an error of ours that a worker raised arrive as itself, not in Ray's."""
     try:
         yield
     except Exception as error:
@@ -122,19 +122,17 @@ def unwrapped() -> Iterator[None]:
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Run a command's `main(arguments)`, and end the process with its exit code.
 
-    A `DoggosError`, wrapped or not, becomes its message on standard error and its
-    exit code; Ctrl-C becomes 130. `--debug` keeps the traceback.
+    A `DoggosError` becomes its message and exit code, Ctrl-C 130, except with --debug.
     """
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        code = main([a for a in arguments if a != "--debug"]) or 0
+        code = main(arguments) or 0
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command to go on.", file=sys.stderr)
         code = 130
     except Exception as error:
         cause = user_cause(error)
-        if debug or cause is None:
+        if "--debug" in sys.argv or cause is None:
             raise
         print(f"error: {cause}", file=sys.stderr)
         code = cause.exit_code

@@ -5,12 +5,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from upath import UPath
 
-from doggos_helpers.artefacts import in_bucket
 from doggos_helpers.errors import StorageError
 from doggos_helpers.settings import Settings
+from doggos_helpers.stores import in_bucket
 
 LEASE_S, BEAT_S = 30, 5
 
@@ -25,27 +26,21 @@ def alone(settings: Settings, stage: str) -> Iterator[None]:
     Raises:
         StorageError: The other run didn't end within `wait_for_cluster_s`.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     there = settings.artefacts / f".{stage}.lock"
-    lock: FileLock | Lease = Lease(there)
-    if not in_bucket(there):
-        there.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(there))
+    lock = Lease(there) if in_bucket(there) else FileLock(str(there))
     try:
-        lock.acquire(timeout=0)
-    except (Timeout, TimeoutError):
-        print(
-            f"Waiting for another {stage}, which writes to {there.parent}.", flush=True
-        )
         try:
+            lock.acquire(timeout=0)
+        except TimeoutError:
+            where = f"which writes to {there.parent}"
+            print(f"Waiting for another {stage}, {where}.", flush=True)
             lock.acquire(timeout=settings.wait_for_cluster_s)
-        except (Timeout, TimeoutError):
-            raise StorageError(
-                f"another {stage} is writing here",
-                str(settings.artefacts),
-                "Wait until it ends, or choose another storage (DOGGOS_STORAGE)",
-            ) from None
+    except TimeoutError:
+        what = f"another {stage} is writing here"
+        fix = "Wait until it ends, or choose another storage (DOGGOS_STORAGE)"
+        raise StorageError(what, str(there.parent), fix) from None
     try:
         yield
     finally:
@@ -55,51 +50,54 @@ def alone(settings: Settings, stage: str) -> Iterator[None]:
 class Lease:
     """A lock in a bucket: an object that its owner writes again every few seconds.
 
-    One that nobody wrote for `LEASE_S` seconds is of a process that is gone. Clocks are
-    not compared, and of two that write at once the later one has it.
+    One that stays as it is for `LEASE_S` seconds, by this process's own clock, is of a
+    process that is gone. Of several that take it at once S3 lets one write.
     """
 
     def __init__(self, path: UPath) -> None:
         """Remember the object; nothing is written."""
-        self.path, self.beats, self.owner = path, 0, uuid.uuid4().hex
+        self.store, self.path = path.fs, path.path
         self.ended = threading.Event()
-        self.renewing = threading.Thread(target=self._renew, daemon=True)
+        self.beating = threading.Thread(target=self._beat, daemon=True)
 
     def acquire(self, timeout: float) -> None:
         """Take the lock, or raise TimeoutError."""
         started = since = time.monotonic()
-        seen = held = self._read()
-        while held and time.monotonic() - since < LEASE_S:
+        seen = self._look()
+        while (seen and time.monotonic() - since < LEASE_S) or not self._write(seen):
             if time.monotonic() - started >= timeout:
                 raise TimeoutError
             time.sleep(min(BEAT_S, timeout))
-            if (held := self._read()) != seen:
-                seen, since = held, time.monotonic()
-        self._beat()
-        time.sleep(1)
-        if not self._read().startswith(self.owner):
-            raise TimeoutError
-        self.renewing.start()
+            if (found := self._look()) != seen:
+                seen, since = found, time.monotonic()
+        self.beating.start()
 
     def release(self) -> None:
         """Give the lock back."""
         self.ended.set()
-        self.renewing.join()  # else its last beat could come after the end
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        self.beating.join(LEASE_S)  # else its last beat could come after the end
+        with contextlib.suppress(Exception):
+            self.store.rm_file(self.path)
 
-    def _read(self) -> str:
+    def _look(self) -> dict[str, Any]:
+        """Return what the store says of the object, nothing where there is none."""
         try:
-            # In one request: opened first, it may be written again before it is read.
-            return self.path.fs.cat_file(self.path.path).decode()
+            return self.store.info(self.path)
         except FileNotFoundError:
-            return ""
+            return {}
+
+    def _write(self, seen: dict[str, Any]) -> bool:
+        """Write the object, unless somebody did since it was seen."""
+        condition = {} if seen else {"mode": "create"}
+        if "ETag" in seen:
+            condition = {"IfMatch": seen["ETag"]}
+        try:
+            self.store.pipe_file(self.path, uuid.uuid4().bytes, **condition)
+        except OSError:
+            return False
+        return True
 
     def _beat(self) -> None:
-        self.beats += 1
-        self.path.write_text(f"{self.owner} {self.beats}")
-
-    def _renew(self) -> None:
         while not self.ended.wait(BEAT_S):
-            with contextlib.suppress(OSError):
-                self._beat()
+            with contextlib.suppress(Exception):
+                self._write(self._look())

@@ -3,39 +3,33 @@
 import hashlib
 import os
 import re
-from typing import TYPE_CHECKING
 
+from pydantic import Field
+from pydantic_settings import BaseSettings
 from upath import UPath
 
-from doggos_helpers.environment import in_anyscale, local_home
+from doggos_helpers.environment import local_home
+from doggos_helpers.stores import at
 
 SAMPLE = "sample"
-S3_LIMITS = {"connect_timeout": 5, "read_timeout": 30, "retries": {"max_attempts": 2}}
 
 
-class Places:
+class Places(BaseSettings):
     """The part of the settings that says where everything is."""
 
-    if TYPE_CHECKING:
-        dataset: str
-        model: str
-        model_revision: str
-        storage: str
-        tracking_uri: str
+    dataset: str = Field(SAMPLE, description="sample, a folder, or a URI (s3://...)")
+    model: str = Field(SAMPLE, description="sample, a folder, or a hub id")
+    model_revision: str = Field("", description="commit or tag of a hub model")
+    storage: str = Field("", description="folder or URI, seen by all nodes")
+    tracking_uri: str = Field("", description="MLflow server or database")
 
     @property
     def storage_root(self) -> UPath:
         """The absolute folder or bucket under which every artefact lies."""
         if self.storage:
-            if "://" not in self.storage:
-                return UPath(self.storage)
-            # Another process may have written since a folder was listed.
-            options: dict = {"use_listings_cache": False}
-            if self.storage.startswith("s3://"):
-                options["config_kwargs"] = S3_LIMITS
-            return UPath(self.storage, **options)
+            return at(self.storage)
         shared = UPath("/mnt/cluster_storage")  # Anyscale's documented mount
-        if in_anyscale() and shared.is_dir():
+        if os.environ.get("ANYSCALE_CLUSTER_ID") and shared.is_dir():
             return shared / "doggos"
         return UPath(local_home() / "storage")
 

@@ -7,14 +7,14 @@ Precedence: a value passed in (a papermill parameter, an option of a command), t
 import difflib
 import functools
 import os
+import re
 import sys
-from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 from pydantic_settings import SettingsError as CommandLineError
 
 from doggos_helpers.errors import SettingsError, without_secrets
@@ -22,10 +22,11 @@ from doggos_helpers.places import SAMPLE, Places
 
 LOCAL = "local"  # the address of a Ray that is started here, for one process
 PREFIX = "DOGGOS_"
+ZERO_COUNTS = ("seed", "dropout", "wait_for_cluster_s")  # in a notebook's parameters
 YesNo = Literal["yes", "no"]
 
 
-class Settings(Places, BaseSettings):
+class Settings(Places):
     """Settings of the series. Each is also a variable: --use-gpu is DOGGOS_USE_GPU."""
 
     model_config = SettingsConfigDict(
@@ -34,35 +35,22 @@ class Settings(Places, BaseSettings):
         frozen=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,
-        cli_avoid_json=True,
         cli_hide_none_type=True,
-        protected_namespaces=(),
     )
 
-    dataset: str = Field(SAMPLE, description="sample, a folder, or a URI (s3://...)")
-    model: str = Field(SAMPLE, description="sample, a folder, or a hub id")
-    model_revision: str = Field("", description="commit or tag of a hub model")
-    storage: str = Field("", description="folder or URI, seen by all nodes")
-    tracking_uri: str = Field("", description="MLflow server or database")
     address: str = Field("", description="Ray cluster to join; local: a new one")
-    wait_for_cluster_s: int = Field(
-        600, ge=0, description="seconds to wait for growth, room or another run"
-    )
+    wait_for_cluster_s: int = Field(600, ge=0, description="for room or another run")
     grow_to_cpus: float = Field(0, ge=0, description="what an autoscaler may reach")
     grow_to_gpus: float = Field(0, ge=0, description="0: what Ray knows of it")
     images_per_class: int = Field(0, ge=0, description="per split; 0: all of them")
-    max_bad_share: float = Field(
-        0.5, gt=0, le=1, description="of bad images at which embedding stops"
-    )
+    max_bad_share: float = Field(0.5, gt=0, le=1, description="of images, to go on")
     progress: YesNo | None = Field(None, description="bars; default: where they help")
 
     # None, the default of these, leaves the choice to the worker plan.
     use_gpu: YesNo | None = Field(None, description="default: where there is one")
     accelerator_type: str | None = Field(None, description="such as L4; default: any")
     gpus_per_worker: float | None = Field(None, gt=0, description="may be a fraction")
-    memory_per_worker: float | None = Field(
-        None, gt=0, description="GiB that Ray reserves for each worker; default: none"
-    )
+    memory_per_worker: float | None = Field(None, gt=0, description="GiB to reserve")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the CLIP towers"
     )
@@ -73,9 +61,7 @@ class Settings(Places, BaseSettings):
     train_cpus: float | None = Field(None, gt=0, description="CPUs of each")
     train_batch_size: int | None = Field(None, gt=0, description="rows a worker")
     replicas: int | None = Field(None, gt=0, description="of each serving stage")
-    replica_cpus: float | None = Field(
-        None, gt=0, description="CPUs of a model replica"
-    )
+    replica_cpus: float | None = Field(None, gt=0, description="CPUs of each")
 
     epochs: int = Field(15, gt=0, description="passes over the training rows")
     learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
@@ -98,8 +84,7 @@ class Settings(Places, BaseSettings):
     def given(cls, **parameters: Any) -> Self:
         """Build settings from a notebook's parameters.
 
-        An empty string means "not given here", as does a 0 that is the default or that
-        the setting doesn't take.
+        An empty string means "not given here", as does a 0 that isn't of ZERO_COUNTS.
 
         Raises:
             SettingsError: A name or a value that no setting takes.
@@ -107,9 +92,12 @@ class Settings(Places, BaseSettings):
         for name in set(parameters) - set(cls.model_fields):
             fix = suggestion(name, cls.model_fields, "Remove it")
             raise SettingsError("unknown setting", name, fix)
-        return cls._checked(
-            {n: v for n, v in parameters.items() if not cls._not_given(n, v)}
-        )
+
+        def is_given(name: str, value: Any) -> bool:
+            is_zero = value == 0 and value is not False
+            return value != "" and (not is_zero or name in ZERO_COUNTS)
+
+        return cls._checked(**{n: v for n, v in parameters.items() if is_given(n, v)})
 
     @classmethod
     def from_command(cls, program: str, arguments: list[str]) -> Self:
@@ -118,72 +106,45 @@ class Settings(Places, BaseSettings):
         Raises:
             SettingsError: An option or a value that the command doesn't take.
         """
+        # pydantic-settings names an option of one letter -k; here --k does as well.
+        arguments = [re.sub("^--(?=[a-z](=|$))", "-", word) for word in arguments]
+        program = f"python -m {program}"
+        return cls._checked(
+            _cli_parse_args=arguments, _cli_prog_name=program, _cli_exit_on_error=False
+        )
+
+    @classmethod
+    def _checked(cls, **values: Any) -> Self:
+        _warn_of_mistyped_variables([name.upper() for name in cls.model_fields])
         try:
-            options: Any = CliSettingsSource(
-                cls,
-                cli_prog_name=f"python -m {program}",
-                cli_parse_args=arguments,
-                cli_exit_on_error=False,
-                add_argument_method=_add_option,
-            )
+            return cls(**values)
         except CommandLineError as error:
             what = str(error).removeprefix("error parsing CLI: ")
-            wrong = next((w for w in what.split() if w.startswith("--")), "")
+            wrong = next((word for word in what.split() if word.startswith("--")), "")
             known = [f"--{name.replace('_', '-')}" for name in cls.model_fields]
             fix = suggestion(wrong, known, "See --help for all options")
             raise SettingsError("wrong option", what, fix) from None
-        return cls._checked({"_cli_settings_source": options})
-
-    @classmethod
-    def _checked(cls, values: dict[str, Any]) -> Self:
-        _warn_of_mistyped_variables(cls.model_fields)
-        try:
-            return cls(**values)
         except ValidationError as error:
-            raise cls._explain(error) from None
+            found = {".".join(map(str, e["loc"])): e for e in error.errors()}
+            said = [f"{n} = {e['input']!r} ({e['msg']})" for n, e in found.items()]
+            variables = ", ".join(PREFIX + name.upper() for name in found)
+            fix = f"Change the parameter, the option or {variables}, or leave it out"
+            raise SettingsError("wrong setting", "; ".join(said), fix) from None
 
-    @classmethod
-    def _not_given(cls, name: str, value: Any) -> bool:
-        field = cls.model_fields[name]
-        zero_is_a_value = field.default not in (None, 0) and not any(
-            getattr(limit, "gt", None) == 0 for limit in field.metadata
-        )
-        is_zero = not isinstance(value, bool) and value == 0
-        return value == "" or (is_zero and not zero_is_a_value and name != "seed")
-
-    @classmethod
-    def _explain(cls, error: ValidationError) -> SettingsError:
-        lines, fixes = [], []
-        for one in error.errors():
-            name = ".".join(map(str, one["loc"]))
-            lines.append(f"{name} = {one['input']!r} ({one['msg']})")
-            variable = f"{PREFIX}{name.upper()}"
-            if one["type"] == "greater_than" and cls.model_fields[name].default is None:
-                fixes.append(f"Leave {name} out ({variable}), for what the plan gives")
-            else:
-                fixes.append(f"Change the parameter, the option or {variable}")
-        return SettingsError("wrong setting", "; ".join(lines), "; ".join(fixes))
-
-    @field_validator("dataset", "model", "storage", mode="after")
+    @field_validator("dataset", "model", "storage")
     @classmethod
     def _absolute(cls, value: str, info: Any) -> str:
         """Make a relative folder absolute; leave names, hub ids and URIs alone."""
-        if value in ("", SAMPLE) or "://" in value:
-            return value
-        path = Path(value).expanduser()
-        looks_like_hub_id = info.field_name == "model" and not (
-            path.is_dir() or value.startswith((".", "/", "~"))
-        )
-        return value if looks_like_hub_id else str(path.resolve())
-
-    @field_validator("storage")
-    @classmethod
-    def _bare(cls, value: str) -> str:
-        """Refuse a bucket with its key or address in it: other paths are made of it."""
-        if "://" in value and not {"@", "?"}.isdisjoint(value):
+        public = "s3://anonymous@" if info.field_name == "dataset" else "s3://"
+        if value.startswith("s3://") and set("@?") & set(value.removeprefix(public)):
             variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL"
             raise ValueError(f"a bucket and folder alone, the rest in {variables}")
-        return value
+        path = Path(value).expanduser()
+        is_path = path.is_dir() or value.startswith((".", "/", "~"))
+        is_hub_id = info.field_name == "model" and not is_path
+        if value in ("", SAMPLE) or "://" in value or is_hub_id:
+            return value
+        return str(path.resolve())
 
     def shown(self) -> dict[str, Any]:
         """Return all settings as they may be recorded: without credentials."""
@@ -201,16 +162,8 @@ class Settings(Places, BaseSettings):
     @property
     def shows_progress(self) -> bool:
         """Whether to draw progress bars: in a terminal or Jupyter, never in CI."""
-        if self.progress:
-            return self.progress == "yes"
-        return not os.environ.get("CI") and sys.stderr.isatty()
-
-
-def _add_option(parser: Any, *names: str, **options: Any) -> Any:
-    """Add an option to a parser; one of a single letter in both forms: -k and --k."""
-    if all(len(name) == 2 for name in names):
-        names = (*names, *(f"-{name}" for name in names))
-    return ArgumentParser.add_argument(parser, *names, **options)
+        helpful = not os.environ.get("CI") and sys.stderr.isatty()
+        return self.progress == "yes" if self.progress else helpful
 
 
 def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -219,18 +172,14 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return f"Did you mean {near[0]}" if near else otherwise
 
 
-def _warn_of_mistyped_variables(known: Iterable[str]) -> None:
-    names = [name.upper() for name in known]
+def _warn_of_mistyped_variables(known: list[str]) -> None:
     for variable in sorted(os.environ):
         name = variable.removeprefix(PREFIX)
-        if name == variable or name in names:
-            continue
-        if near := suggestion(name, names).replace("mean ", f"mean {PREFIX}"):
-            _warn_once(
-                str(SettingsError("no setting has this variable", variable, near))
-            )
+        if name != variable and name not in known and (near := suggestion(name, known)):
+            _warn_once(variable, near.replace("mean ", f"mean {PREFIX}"))
 
 
 @functools.cache
-def _warn_once(warning: str) -> None:
-    print(f"warning: {warning}", file=sys.stderr)
+def _warn_once(variable: str, fix: str) -> None:
+    error = SettingsError("no setting has this variable", variable, fix)
+    print(f"warning: {error}", file=sys.stderr)

@@ -44,24 +44,20 @@ class BatchSettings(Settings, env_prefix="DOGGOS_BATCH_"):
 
 
 def find_notebooks(folder: Path, only: str = "", first: str = "") -> list[Path]:
-    """Return the numbered notebooks of a folder, in order.
-
-    Args:
-        folder: Where they are.
-        only: Comma-separated numbers or names; empty for all.
-        first: Number or name of the first; empty for all.
+    """Return the numbered notebooks of a folder: `only` "03,04", or `first` and on.
 
     Raises:
-        SettingsError: There are none, or one that `only` names is missing.
+        SettingsError: There are none, or one that is named is missing.
     """
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     names = tuple(name.strip().zfill(2) for name in only.split(",") if name.strip())
-    for name in names or ("",):
+    first = first and first.zfill(2)
+    for name in (*names, first):
         if not any(path.name.startswith(name) for path in found):
             known = ", ".join(path.stem[:2] for path in found) or "none"
-            fix = f"Choose from {known} (--only), or another folder (--notebooks)"
+            fix = f"Choose from {known}, or another folder (--notebooks)"
             raise SettingsError("no such notebook", f"{folder}/{name}*.ipynb", fix)
-    found = [path for path in found if path.name >= first.zfill(2)]
+    found = [path for path in found if path.name >= first]
     return [path for path in found if path.name.startswith(names or "")]
 
 
@@ -73,11 +69,7 @@ def declared_parameters(notebook: Path) -> set[str]:
 
 
 def read_parameters(path: str) -> dict[str, Any]:
-    """Read a YAML file of parameters; an empty path gives none.
-
-    Raises:
-        SettingsError: It can't be read, or isn't a mapping of names to values.
-    """
+    """Read a YAML file of parameters, or raise a SettingsError; no path, none."""
     import yaml
 
     try:
@@ -89,11 +81,7 @@ def read_parameters(path: str) -> dict[str, Any]:
 
 
 def check_parameters(parameters: Mapping[str, Any], declared: set[str]) -> None:
-    """Refuse a parameter that no notebook declares: papermill would only warn.
-
-    Raises:
-        SettingsError: It names the parameter and what may have been meant.
-    """
+    """Raise a SettingsError of what no notebook declares: papermill would only warn."""
     for name in parameters.keys() - declared:
         fix = suggestion(name, declared, "Remove it")
         if name in Settings.model_fields:
@@ -113,26 +101,21 @@ def run_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    copy = out / notebook.name
+    # Of the kernel, not of its cells: it reports its own end as an error.
+    quiet = {"extra_arguments": ["--log-level=CRITICAL"], "progress_bar": progress}
     try:
         papermill.execute_notebook(
-            notebook,
-            out / notebook.name,
-            parameters,
-            progress_bar=progress,
-            kernel_name="python3",
-            # Of the kernel, not of its cells: it reports its own end as an error.
-            extra_arguments=["--log-level=CRITICAL"],
+            notebook, copy, parameters, kernel_name="python3", **quiet
         )
     except (PapermillExecutionError, DeadKernelError) as error:
         where = f"its kernel ({error})"
         if isinstance(error, PapermillExecutionError):
             where = f"cell {error.cell_index} ({error.ename}: {error.evalue})"
+        what = f"notebook {notebook.stem} failed in {where}"
         fix = "Read that partly executed copy, mend the cause and run the notebook"
-        raise NotebookError(
-            f"notebook {notebook.stem} failed in {where}",
-            str(out / notebook.name),
-            f"{fix} again (`--only {notebook.stem[:2]}`)",
-        ) from None
+        fix += f" again (`--only {notebook.stem[:2]}`)"
+        raise NotebookError(what, str(copy), fix) from None
 
 
 def own_port(parameters: Mapping[str, Any]) -> dict[str, str]:

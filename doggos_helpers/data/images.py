@@ -1,18 +1,15 @@
 """Images: decoding whatever people call one, and CLIP preprocessing."""
 
-import functools
 import io
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 50_000_000  # a decoded image of this size takes 150 MB
+# Larger ones are refused here; Pillow would warn of them as well.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class BadImage(ValueError):
@@ -31,22 +28,15 @@ class Preprocessing:
     resample: int
 
 
-def upright(data: bytes, least_edge: int = 0) -> "Image":
-    """Decode an image to RGB, turned as its EXIF orientation says.
+def upright(data: bytes, least_edge: int = 0) -> Image.Image:
+    """Decode a file's bytes to RGB, turned as its EXIF orientation says.
 
-    Transparent pixels become white; of an animation the first frame is taken.
-
-    Args:
-        data: The file's bytes; the format is told by content, not by name.
-        least_edge: JPEGs may be decoded at a lower resolution, as long as the
-            shortest edge keeps this many pixels. 0: full resolution.
+    Transparent pixels become white; of an animation the first frame is taken. A JPEG
+    may be decoded smaller, if its shortest edge keeps `least_edge` pixels; 0: not.
 
     Raises:
         BadImage: The bytes are no image, are truncated, or hold too many pixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    _rely_on_own_limit()
     if not data:
         raise BadImage("empty file")
     try:
@@ -57,24 +47,13 @@ def upright(data: bytes, least_edge: int = 0) -> "Image":
         if least_edge:
             scale = least_edge / min(width, height)
             image.draft("RGB", (int(width * scale) + 1, int(height * scale) + 1))
-        image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
     except UnidentifiedImageError:
         raise BadImage(_unread(data)) from None
-    except Image.DecompressionBombError:
-        raise BadImage(f"too many pixels: over {MAX_PIXELS}") from None
     except Exception as error:  # PIL's decoders raise many kinds
         raise BadImage(f"broken image: {error}") from error
-
-
-@functools.cache
-def _rely_on_own_limit() -> None:
-    """Silence Pillow's warning of large images: ours is refused, theirs is not."""
-    from PIL import Image
-
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _unread(data: bytes) -> str:
@@ -88,9 +67,7 @@ def _unread(data: bytes) -> str:
     return "not an image"
 
 
-def _to_rgb(image: "Image") -> "Image":
-    from PIL import Image
-
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         if values.max(initial=0) > 255:  # 16 bits a pixel
@@ -111,18 +88,13 @@ def decode(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
 
     Returns:
         uint8 [height, width, 3].
-
-    Raises:
-        BadImage: See `upright`.
     """
     edge = preprocessing.shortest_edge or min(preprocessing.crop)
     return preprocess(upright(data, least_edge=3 * edge), preprocessing)
 
 
-def preprocess(image: "Image", preprocessing: Preprocessing) -> np.ndarray:
+def preprocess(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Resize and centre-crop an upright RGB image to uint8 [height, width, 3]."""
-    from PIL import Image
-
     crop_height, crop_width = preprocessing.crop
     resample = Image.Resampling(preprocessing.resample)
     if not preprocessing.shortest_edge:

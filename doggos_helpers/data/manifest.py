@@ -1,43 +1,30 @@
 """Data sets: the manifest of a folder, a bucket, or a table of images."""
 
+import contextlib
 import posixpath
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow import fs
-from upath import UPath
 
-from doggos_helpers.data.files import LAYOUT, list_files, open_root, write_parquet
-from doggos_helpers.data.listing import (
-    FOLDERED,
-    HASH,
-    LABELLED,
-    PATH,
-    Listing,
-    given_rows,
-    has_splits,
-    hashes,
-)
-from doggos_helpers.errors import DataError
+from doggos_helpers.data.files import LAYOUT, list_files, open_given, write_parquet
+from doggos_helpers.data.listing import PATH, SCHEMA, Listing, given_rows, hashes
+from doggos_helpers.errors import DataError, SettingsError, StorageError
 from doggos_helpers.places import SAMPLE
 from doggos_helpers.settings import Settings
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from doggos_helpers.stores import open_root
+from doggos_sample.job import Job, PartsUnseen, SampleError, Written
+from doggos_sample.writer import write
 
 ATTRIBUTES = "attributes.parquet"
-PART_ROWS = 500_000
-"""Rows of a part of the manifest: what one process reads at a time."""
-PARTS_AT_A_TIME = 4  # are held in memory as they are divided
+PART_ROWS = 500_000  # of the manifest: what one process reads at a time
 
 
 @dataclass(frozen=True)
@@ -85,22 +72,12 @@ def part_file(part: int) -> str:
 
 
 def read_part(folder: str, part: int) -> pa.Table:
-    """Read one part of a manifest.
-
-    Raises:
-        DataError: A path is there twice.
-    """
+    """Read one part of a manifest, in path order; each path is there once."""
     filesystem, base = open_root(folder)
-    rows = pq.read_table(f"{base}/{part_file(part)}", filesystem=filesystem)
-    counts = rows[PATH].value_counts()
-    if len(counts) < len(rows):
-        twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"]
-        what = "a path is in the manifest twice"
-        raise DataError(what, str(twice), "Keep one row a path")
-    return rows
+    return pq.read_table(f"{base}/{part_file(part)}", filesystem=filesystem)
 
 
-def part_of(paths: pa.ChunkedArray, parts: int) -> pa.Array:
+def part_of(paths: pa.Array | pa.ChunkedArray, parts: int) -> pa.Array:
     """Return the number of the part of each path, int64 [n]."""
     return pa.array((hashes(pa.table({PATH: paths})) % parts).astype("int64"))
 
@@ -108,7 +85,7 @@ def part_of(paths: pa.ChunkedArray, parts: int) -> pa.Array:
 def build_manifest(settings: Settings, parts: int = 0) -> Manifest:
     """List the data set of the settings; draw the sample first if it isn't there.
 
-    Where it has the folders train, val or test, it is <split>/<class>/<image>; else
+    Where it has folders in train, val or test, it is <split>/<class>/<image>; else
     every image counts, and its folder is its class. A data set may also be a Parquet
     file that lists them: path, and, if you like, class, split, size and modified.
 
@@ -117,81 +94,83 @@ def build_manifest(settings: Settings, parts: int = 0) -> Manifest:
         parts: Of how many parts it is; 0: one for half a million images.
 
     Raises:
-        DataError: It can't be listed, or there are no images.
+        DataError: It can't be listed, lists a path twice, or there are no images.
     """
     root = settings.dataset_root
-    if settings.dataset == SAMPLE and not UPath(root).is_dir():
-        from doggos_helpers.data.sample import draw_sample
-
-        draw_sample(root, progress=settings.shows_progress)
+    if settings.dataset == SAMPLE:
+        draw_sample(root, Job(60, 0, progress=settings.shows_progress))
+    found, wanted = Listing(settings.images_per_class), None
     with tempfile.TemporaryDirectory(prefix="doggos-") as name:
         draft = Path(name, "draft.parquet")
         if root.endswith(".parquet"):
-            found = Listing(settings.images_per_class)
             found.write(given_rows(root), draft)
             root = posixpath.dirname(root)
         else:
-            pattern = LABELLED if has_splits(root) else FOLDERED
-            found = Listing(settings.images_per_class, pattern)
-            found.write(list_files(root), draft)
-            if found.outside and not found.labels:
-                found = Listing(settings.images_per_class, FOLDERED)
-                found.write(list_files(root), draft)
+            found.write(found.images(list_files(root)), draft)
+            wanted = found.leave_out(draft, root)
         if not found.labels:
             fix = f"Lay the images out as {LAYOUT}"
             raise DataError(f"no images found ({found.ignored} other files)", root, fix)
         found.warn(root)
-        parts = parts or -(-sum(found.labels.values()) // PART_ROWS)
-        name = f"{found.digest & 0xFFFF_FFFF_FFFF_FFFF:016x}"
+        parts = parts or -(-found.labels.total() // PART_ROWS)
+        name = f"{found.digest % 2**64:016x}"
         folder = f"{settings.artefacts}/manifest/{name}-{parts}"
-        publish(draft, folder, parts)
+        publish(draft, folder, parts, wanted)
     return Manifest(root, folder, parts, found.labels, found.ignored, name)
 
 
-def publish(draft: Path, folder: str, parts: int) -> None:
-    """Divide the rows over the parts, unless they are there already."""
+def draw_sample(out: str, job: Job) -> Written:
+    """Draw the sample to a folder or URI; see `doggos_sample.write_dataset`.
+
+    Raises:
+        SettingsError: Something else is there.
+        StorageError: Workers wrote to a place that isn't shared.
+    """
+    filesystem, base = open_root(out)
+    try:
+        return write(base, job, filesystem)
+    except SampleError as error:
+        kind = StorageError if isinstance(error, PartsUnseen) else SettingsError
+        raise kind(*error.args) from None
+
+
+def publish(
+    draft: Path, folder: str, parts: int, wanted: pc.Expression | None = None
+) -> None:
+    """Divide the wanted rows over the parts, unless they are there already.
+
+    Raises:
+        DataError: A path is there twice.
+    """
     filesystem, base = open_root(folder)
-    done = f"{base}/_SUCCESS"
-    if filesystem.get_file_info(done).type == fs.FileType.File:
+    if filesystem.get_file_info(f"{base}/{part_file(parts - 1)}").is_file:
         return
-    listed = ds.dataset(draft)
-    for first in range(0, parts, PARTS_AT_A_TIME):
-        some = range(first, min(first + PARTS_AT_A_TIME, parts))
-        pieces: dict[int, list[pa.Table]] = {part: [] for part in some}
-        for batch in listed.to_batches(batch_readahead=1, fragment_readahead=1):
-            where = batch[HASH].to_numpy() % parts
-            rows = pa.Table.from_batches([batch]).drop_columns([HASH])
-            for part, kept in pieces.items():
-                kept.append(rows.filter(pa.array(where == part)))
-        for part, kept in pieces.items():
-            write_parquet(pa.concat_tables(kept), folder, part_file(part))
-    filesystem.open_output_stream(done).close()
+    divided = [draft.with_suffix(f".{part}") for part in range(parts)]
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(pq.ParquetWriter(f, SCHEMA)) for f in divided]
+        for batch in ds.dataset(draft).to_batches(filter=wanted, batch_readahead=1):
+            where = part_of(batch[PATH], parts)
+            for part, writer in enumerate(writers):
+                writer.write_batch(batch.filter(pc.equal(where, part)))
+    for part, file in enumerate(divided):
+        rows = pq.read_table(file).sort_by(PATH)
+        paths = rows[PATH]
+        if len(twice := paths[1:].filter(pc.equal(paths[1:], paths[:-1]))):
+            what = "a path is in the manifest twice"
+            raise DataError(what, str(twice[0]), "Keep one row a path")
+        write_parquet(rows, folder, part_file(part))
 
 
-def read_attributes(settings: Settings) -> "pd.DataFrame":
+def read_attributes(settings: Settings) -> pd.DataFrame:
     """Read what is known about the images: one row an image, keyed by `path`.
 
-    The sample has such a table beside its splits; a data set of yours may have one.
-    Without it the result has the column path and no rows.
+    It lies beside the splits; without it the result has the column path and no rows.
 
     Raises:
         DataError: The table can't be read, or has no column path.
     """
-    import pandas as pd
-
-    filesystem, base = open_root(settings.dataset_root)
-    where = f"{base}/{ATTRIBUTES}"
-    try:
-        table = pq.read_table(where, filesystem=filesystem).to_pandas()
-    except FileNotFoundError:
+    where = f"{settings.dataset_root}/{ATTRIBUTES}"
+    filesystem, file = open_root(where)
+    if not filesystem.get_file_info(file).is_file:
         return pd.DataFrame({PATH: pd.Series(dtype=str)})
-    except (pa.ArrowInvalid, OSError) as error:
-        why = str(error).splitlines()[0]
-        raise DataError(
-            f"can't read the attributes ({why})", where, "Remove or mend the table"
-        ) from error
-    if PATH not in table:
-        raise DataError(
-            "the attributes have no column path", where, "Add one as in the manifest"
-        )
-    return table
+    return open_given(where, "the attributes").to_table().to_pandas()

@@ -152,7 +152,7 @@ OF_SETTINGS = (
         message="wrong setting: embed_workers = '0' (Input should be greater than 0)",
         cause="A number of workers, CPUs or GPUs is 0; only in a notebook's parameters"
         " does 0 stand for the plan's number.",
-        fix="Leave embed_workers out (DOGGOS_EMBED_WORKERS), for what the plan gives",
+        fix="Change the parameter, the option or DOGGOS_EMBED_WORKERS, or leave it out",
         after=soon,
     ),
     Case(
@@ -162,7 +162,7 @@ OF_SETTINGS = (
         code=2,
         message="wrong setting: train_workers = '-2' (Input should be greater than 0)",
         cause="A number of workers, CPUs or GPUs is negative.",
-        fix="Leave train_workers out (DOGGOS_TRAIN_WORKERS), for what the plan gives",
+        fix="Change the parameter, the option or DOGGOS_TRAIN_WORKERS, or leave it out",
         after=soon,
     ),
     Case(

@@ -1,31 +1,36 @@
 """Data sets and storage in buckets, on a real S3 server on loopback."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
 from s3fs import S3FileSystem
 
-from doggos_helpers.artefacts import check_storage
-from doggos_helpers.data.files import list_files, open_root, read_bytes
-from doggos_helpers.data.sample import draw_sample
-from doggos_helpers.embed.stage import check, embed
+from doggos_helpers.artefacts import check_storage, read_json
+from doggos_helpers.data.files import list_files, read_bytes
+from doggos_helpers.data.manifest import build_manifest, draw_sample
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError, StorageError
 from doggos_helpers.lock import Lease
 from doggos_helpers.search.index import open_index
 from doggos_helpers.settings import Settings
+from doggos_helpers.stores import at
+from doggos_sample.job import Job
 from tests.buckets import BUCKET, BucketServer, needs_server
 from tests.synthetic import write_embeddings
 
 pytestmark = needs_server
+ROOT = Path(__file__).resolve().parents[2]
 SERIES = """
 import json, sys
 from doggos_helpers.cluster.connect import connected
@@ -73,14 +78,10 @@ def owner(server, monkeypatch) -> Iterator[BucketServer]:
 
 
 def as_user(server, user, monkeypatch) -> Iterator[BucketServer]:
-    """Be this user for a while; no file system remembers another one."""
+    """Be this user for a while: another key counts at once."""
     for name, value in server.access(user).items():
         monkeypatch.setenv(name, value)
-    open_root.cache_clear()
-    S3FileSystem.clear_instance_cache()
     yield server
-    open_root.cache_clear()
-    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")
@@ -88,26 +89,22 @@ def drawn(server) -> str:
     """A small sample in the bucket; returns its place below it."""
     with pytest.MonkeyPatch.context() as patch:
         for _ in as_user(server, "owner", patch):
-            draw_sample(f"s3://{BUCKET}/dogs", images_per_breed=7, seed=4)
+            draw_sample(f"s3://{BUCKET}/dogs", Job(7, 4))
     return "dogs"
 
 
-def test_a_public_bucket_needs_no_credentials(
-    server, drawn, cluster, tmp_path, monkeypatch
-):
+def test_a_public_bucket_needs_no_credentials(server, drawn, tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    host = server.endpoint.removeprefix("http://")
-    query = f"?scheme=http&endpoint_override={host}&region=us-east-1"
-    uri = f"s3://anonymous@{BUCKET}/{drawn}{query}"
-    change = {"dataset": uri, "storage": str(tmp_path)}
-    settings = cluster[0].model_copy(update=change)
-    run = embed(check(settings), cluster[1])
-    assert run["counts"]["errors"] == 0
-    assert run["counts"]["embedded"] == run["counts"]["manifest"] >= 96
-    assert len(read_embeddings(settings)) == run["counts"]["manifest"]
-    with pytest.raises(DataError, match="nowhere"):
-        list(list_files(f"s3://anonymous@nowhere/x{query}"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    uri = f"s3://anonymous@{BUCKET}/{drawn}"
+    manifest = build_manifest(Settings(dataset=uri, storage=str(tmp_path)))
+    assert manifest.rows >= 96
+    for row in manifest.table.to_pylist():
+        assert len(read_bytes(manifest.root, row["path"])) == row["size"]
+        assert row["modified"]
+    with pytest.raises(DataError, match="s3://anonymous@nowhere"):
+        list(list_files("s3://anonymous@nowhere/x"))
 
 
 def test_the_series_goes_from_bucket_to_bucket(owner, drawn, tmp_path):
@@ -138,18 +135,87 @@ def test_the_series_goes_from_bucket_to_bucket(owner, drawn, tmp_path):
 @pytest.mark.parametrize(
     ("user", "bucket", "why"),
     [
-        ("nobody", BUCKET, "InvalidAccessKeyId|access key|forbidden|denied"),
-        ("reader", BUCKET, "denied|forbidden"),
-        ("owner", "no-such-bucket", "bucket"),
+        ("nobody", BUCKET, "access key ID you provided does not exist"),
+        ("reader", BUCKET, "denied"),
+        ("owner", "no-such-bucket", "bucket does not exist"),
+        ("", BUCKET, "denied"),
     ],
 )
 def test_storage_that_takes_no_writes_says_so(server, user, bucket, why, monkeypatch):
-    for _ in as_user(server, user, monkeypatch):
+    for _ in as_user(server, user or "owner", monkeypatch):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            if not user:
+                monkeypatch.delenv(name)
         settings = Settings(storage=f"s3://{bucket}/storage")
         with pytest.raises(StorageError, match=f"(?i){why}") as told:
             check_storage(settings)
     assert f"s3://{bucket}/storage" in str(told.value)
     assert "AWS_ACCESS_KEY_ID" in told.value.fix
+
+
+@pytest.mark.parametrize(
+    ("user", "root", "why"),
+    [
+        ("nobody", f"s3://{BUCKET}/dogs", "INVALID_ACCESS_KEY_ID|ACCESS_DENIED"),
+        ("owner", "s3://no-such-bucket/dogs", "no such data set"),
+    ],
+)
+def test_a_data_set_that_can_not_be_listed_says_so(
+    server, user, root, why, monkeypatch
+):
+    for _ in as_user(server, user, monkeypatch):
+        with pytest.raises(DataError, match=why) as told:
+            list(list_files(root))
+    assert root in str(told.value)
+
+
+@contextlib.contextmanager
+def deaf(kind: str) -> Iterator[str]:
+    """Yield an endpoint at which nobody listens, or nobody answers, or takes calls."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = server.getsockname()
+        if kind == "closed":
+            server.close()
+        if kind == "full":  # what is sent there is dropped, as by a firewall
+            for _ in range(3):
+                caller = stack.enter_context(socket.socket())
+                caller.setblocking(False)
+                caller.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["closed", *(pytest.param(k, marks=pytest.mark.long) for k in ("full", "silent"))],
+)
+def test_an_endpoint_that_does_not_answer_is_an_error_in_time(kind, monkeypatch):
+    with deaf(kind) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        started = time.monotonic()
+        with pytest.raises(StorageError, match="can't write to the storage"):
+            check_storage(Settings(storage="s3://dogs/storage"))
+        between = time.monotonic()
+        with pytest.raises(DataError, match="can't read the data set .NETWORK_CONNEC"):
+            list(list_files("s3://dogs/dogs"))
+        took = between - started, time.monotonic() - between
+    print(f"{kind}: {took[0]:.1f} s to write, {took[1]:.1f} s to list")
+    assert max(took) < (40 if kind == "silent" else 15)
+
+
+def test_a_command_says_so_whose_bucket_is_gone(tmp_path):
+    """Reading an artefact is not prepared for that: the command is."""
+    with deaf("closed") as endpoint:
+        done = subprocess.run(
+            [sys.executable, "-m", "doggos_helpers.evaluate", f"--storage=s3://{BUCKET}"],
+            env={**os.environ, "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "me",
+                 "AWS_SECRET_ACCESS_KEY": "secret"},
+            capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 5 and "Traceback" not in done.stderr, done.stderr
+    assert "Could not connect to the endpoint URL" in done.stderr
 
 
 def test_a_vector_index_is_built_and_followed_in_a_bucket(owner, tmp_path, monkeypatch):
@@ -174,15 +240,13 @@ def test_a_vector_index_is_built_and_followed_in_a_bucket(owner, tmp_path, monke
     assert np.allclose(index.vector_of(str(rows.paths[9])), rows.vectors[9])
 
 
-def test_a_server_that_dies_is_an_error_and_not_a_bad_image(
-    tmp_path, monkeypatch, cluster
-):
+def test_a_server_that_dies_is_an_error_and_not_a_bad_image(tmp_path, monkeypatch):
     server = BucketServer(tmp_path / "seaweed")
     server.start()
     try:
         for _ in as_user(server, "owner", monkeypatch):
             root = f"s3://{BUCKET}/dogs"
-            draw_sample(root, images_per_breed=7, seed=4)
+            draw_sample(root, Job(7, 4))
             paths = [p for t in list_files(root) for p in t["path"].to_pylist()]
             image = next(p for p in paths if p.endswith(".jpg"))
             whole = read_bytes(root, image)
@@ -196,6 +260,42 @@ def test_a_server_that_dies_is_an_error_and_not_a_bad_image(
             assert read_bytes(root, image) == whole
     finally:
         server.stop()
+
+
+@pytest.mark.long
+def test_all_notebooks_go_from_bucket_to_bucket(owner, drawn, tmp_path, monkeypatch):
+    """Embedding, training, evaluation, serving and its load test, as a batch."""
+    monkeypatch.setenv("DOGGOS_DATASET", f"s3://{BUCKET}/{drawn}")
+    monkeypatch.setenv("DOGGOS_STORAGE", f"s3://{BUCKET}/series")
+    monkeypatch.setenv("DOGGOS_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    command = [sys.executable, "-m", "doggos_helpers.batch", f"--out={tmp_path}/out"]
+    done = subprocess.run(
+        [*command, f"--params-file={ROOT}/notebooks/params/smoke.yaml"],
+        env={**os.environ, "DOGGOS_ADDRESS": "local"},
+        capture_output=True, text=True, timeout=1200, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    settings = Settings()
+    runs = {
+        folder.name: read_json(folder / "run.json", "03_embedding")
+        for folder in (
+            settings.embeddings_dir,
+            settings.training_dir,
+            settings.evaluation_dir,
+            settings.serving_dir,
+        )
+    }
+    counts = {name: run["counts"] for name, run in runs.items()}
+    assert counts["embeddings"]["embedded"] == counts["embeddings"]["manifest"] > 0
+    assert len({run["fingerprint"] for run in runs.values()}) == 1
+    assert counts["training"]["train_seen"] >= counts["training"]["train"] > 0
+    assert counts["evaluation"]["predicted"] == counts["evaluation"]["test"] > 0
+    assert counts["serving"]["succeeded"] > 0 == counts["serving"]["failed"]
+    assert runs["training"]["classifier"].startswith(settings.storage)
+    stray = [p for p in (tmp_path / "home").rglob("*") if p.suffix == ".parquet"]
+    assert not stray and not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.long
@@ -224,7 +324,7 @@ def test_a_job_whose_bucket_dies_goes_on_when_it_is_back(tmp_path):
     try:
         with pytest.MonkeyPatch.context() as patch:
             for _ in as_user(server, "owner", patch):
-                draw_sample(f"s3://{BUCKET}/dogs", images_per_breed=40, seed=5)
+                draw_sample(f"s3://{BUCKET}/dogs", Job(40, 5))
         with (tmp_path / "first").open("wb") as log:
             first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             until = time.monotonic() + 120
@@ -251,11 +351,9 @@ def test_a_job_whose_bucket_dies_goes_on_when_it_is_back(tmp_path):
 
 
 def test_a_lease_keeps_a_second_writer_out_and_ends_with_its_owner(owner, monkeypatch):
-    from upath import UPath
-
     monkeypatch.setattr("doggos_helpers.lock.LEASE_S", 3)
     monkeypatch.setattr("doggos_helpers.lock.BEAT_S", 0.5)
-    path = UPath(f"s3://{BUCKET}/locks/.embed.lock", use_listings_cache=False)
+    path = at(f"s3://{BUCKET}/locks/.embed.lock")
     first, second = Lease(path), Lease(path)
     first.acquire(timeout=0)
     with pytest.raises(TimeoutError):
@@ -264,3 +362,28 @@ def test_a_lease_keeps_a_second_writer_out_and_ends_with_its_owner(owner, monkey
     second.acquire(timeout=20)
     second.ended.set()  # killed: it neither renews it nor gives it back
     Lease(path).acquire(timeout=20)
+
+
+def test_of_many_that_take_a_lease_at_once_one_has_it(owner, monkeypatch):
+    monkeypatch.setattr("doggos_helpers.lock.LEASE_S", 1)
+    monkeypatch.setattr("doggos_helpers.lock.BEAT_S", 0.2)
+    for name, left in (("new", False), ("stale", True)):
+        path = at(f"s3://{BUCKET}/locks/.{name}.lock")
+        if left:
+            path.write_bytes(b"of a process that was killed")
+        got: list[Lease] = []
+
+        def take(path=path, got=got) -> None:
+            lease = Lease(path)
+            with contextlib.suppress(TimeoutError):
+                lease.acquire(timeout=2)
+                got.append(lease)
+
+        threads = [threading.Thread(target=take) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(got) == 1
+        got[0].release()
+        assert not path.exists()

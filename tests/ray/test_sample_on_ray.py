@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from doggos_helpers.data.sample import draw_sample
+from doggos_helpers.data.manifest import draw_sample
 from doggos_helpers.errors import StorageError
 from doggos_helpers.sample import on_ray
 from doggos_sample import BREEDS, write_dataset
+from doggos_sample.job import Job
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def test_ray_draws_the_same_pictures(tmp_path, runner):
-    written = draw_sample(str(tmp_path / "on_ray"), 2, seed=6, run=runner)
+    written = draw_sample(str(tmp_path / "on_ray"), Job(2, 6, runner))
     assert written.images == written.drawn == 2 * len(BREEDS)
     assert ray.is_initialized()  # it was before, so it stays
     assert write_dataset(tmp_path / "here", 2, seed=6) == 2 * len(BREEDS)
@@ -46,5 +47,5 @@ def test_what_a_task_can_not_write_is_named(runner):
     # No folder of workers: the parts go to a file system of each process's own.
     place = "memory://unshared/dogs"
     with pytest.raises(StorageError, match="parts were drawn but are not there") as e:
-        draw_sample(place, 1, run=runner)
+        draw_sample(place, Job(1, 0, runner))
     assert "that all nodes share" in str(e.value)

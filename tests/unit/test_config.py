@@ -6,7 +6,7 @@ import pytest
 
 from doggos_helpers.environment import local_home
 from doggos_helpers.errors import SettingsError
-from doggos_helpers.settings import Settings
+from doggos_helpers.settings import ZERO_COUNTS, Settings
 
 
 def test_passed_value_beats_environment_beats_default(monkeypatch):
@@ -41,7 +41,7 @@ def test_no_workers_is_an_error_unless_a_notebook_says_it(monkeypatch):
     for name in ("embed_workers", "train_cpus", "replicas", "gpus_per_worker"):
         with pytest.raises(SettingsError, match=f"{name} = '0'") as caught:
             Settings.from_command("x", [f"--{name.replace('_', '-')}", "0"])
-        assert caught.value.fix.startswith(f"Leave {name} out")
+        assert caught.value.fix.endswith(f"DOGGOS_{name.upper()}, or leave it out")
         with pytest.raises(SettingsError, match=name):
             Settings.given(**{name: -1})
     monkeypatch.setenv("DOGGOS_REPLICAS", "0")
@@ -190,8 +190,23 @@ def test_a_relative_data_set_becomes_absolute_and_a_uri_stays(tmp_path, monkeypa
     assert Path(Settings(model="./dogs").model) == tmp_path / "dogs"
 
 
-@pytest.mark.parametrize("storage", ["s3://me:secret@b/x", "s3://b/x?region=us-east-1"])
-def test_a_storage_with_more_than_its_place_is_refused(storage):
+@pytest.mark.parametrize("name", ["storage", "dataset"])
+@pytest.mark.parametrize("uri", ["s3://me:secret@b/x", "s3://b/x?region=us-east-1"])
+def test_a_bucket_with_more_than_its_place_is_refused(name, uri):
     with pytest.raises(SettingsError, match="AWS_ENDPOINT_URL") as told:
-        Settings.given(storage=storage)
+        Settings.given(**{name: uri})
     assert "secret" not in str(told.value).replace("SECRET", "")
+
+
+def test_a_public_bucket_is_a_data_set_and_no_storage():
+    assert Settings.given(dataset="s3://anonymous@b/x").dataset == "s3://anonymous@b/x"
+    with pytest.raises(SettingsError, match="a bucket and folder alone"):
+        Settings.given(storage="s3://anonymous@b/x")
+
+
+def test_the_settings_of_which_a_zero_counts_are_those_that_take_one():
+    fields = Settings.model_fields.items()
+    takes = {n for n, f in fields if any(getattr(m, "ge", 1) == 0 for m in f.metadata)}
+    other = {n for n in takes if Settings.model_fields[n].default != 0}
+    assert other | {"seed"} == set(ZERO_COUNTS)
+    assert "keep_app" in Settings.given(keep_app=False).model_fields_set
