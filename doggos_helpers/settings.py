@@ -22,7 +22,8 @@ from doggos_helpers.places import SAMPLE, Places
 
 LOCAL = "local"  # the address of a Ray that is started here, for one process
 PREFIX = "DOGGOS_"
-ZERO_COUNTS = ("seed", "dropout", "wait_for_cluster_s")  # in a notebook's parameters
+# In a notebook's parameters, where 0 is else "not given".
+ZERO_COUNTS = ("seed", "dropout", "hidden_units", "patience", "wait_for_cluster_s")
 YesNo = Literal["yes", "no"]
 
 
