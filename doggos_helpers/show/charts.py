@@ -76,8 +76,8 @@ def usage(samples: pd.DataFrame) -> "Figure":
     """
     over, *names = [column for column in samples.columns if column != "node"]
     nodes = samples.groupby("node") if "node" in samples else [("", samples)]
-    figure, axes = _axes(7, 1.5, len(names))
-    for axis, name in zip(axes, names, strict=True):
+    figure, axes = _axes(7, 1.5, max(1, len(names)))  # one where none could be read
+    for axis, name in zip(axes, names, strict=False):
         for node, seen in nodes:
             axis.plot(seen[over], seen[name], marker=".", ms=4, label=node)
         axis.set_title(name, fontsize=9, loc="left")
