@@ -118,6 +118,8 @@ def up(
     cluster = _prepare(folder)
     environment = clean_environment() | cluster.environment
     del environment["RAY_ADDRESS"]
+    # Else the proxy of one node keeps requests to the replicas that it has beside it.
+    environment["RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING"] = "0"
     theirs = environment | dict(worker_environment or {})
 
     def start_worker(number: int) -> None:

@@ -50,6 +50,8 @@ def upright(data: bytes, least_edge: int = 0) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except BadImage:
         raise
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"too many pixels: {error}") from error
     except UnidentifiedImageError:
         raise BadImage(_unread(data)) from None
     except Exception as error:  # PIL's decoders raise many kinds

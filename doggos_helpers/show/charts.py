@@ -81,7 +81,8 @@ def usage(samples: pd.DataFrame) -> "Figure":
         for node, seen in nodes:
             axis.plot(seen[over], seen[name], marker=".", ms=4, label=node)
         axis.set_title(name, fontsize=9, loc="left")
-        axis.set_ylim(0, 1.1 * samples[name].max() or 1)
+        most = samples[name].max()
+        axis.set_ylim(0, 1.1 * most if most > 0 else 1)
     axes[-1].set_xlabel(over)
     if "node" in samples:
         axes[0].legend(fontsize=7)

@@ -110,6 +110,7 @@ def logged(settings: Settings) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.long
 def test_a_training_on_two_nodes_logs_to_a_server(server, nodes, tmp_path) -> None:
     with training(server, nodes, tmp_path) as (command, settings):
         assert command.process.wait(TRAIN_S) == 0, command.said()

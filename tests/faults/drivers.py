@@ -82,6 +82,7 @@ def drivers(
 
     def start(settings: Settings) -> Driver:
         log = logs / f"{len(started):03}.log"
+        log.touch()
         given = settings.model_dump(exclude_defaults=True) | {
             "storage": settings.storage
         }

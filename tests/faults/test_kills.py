@@ -244,6 +244,7 @@ def test_a_kill_loses_and_doubles_nothing_with_a_model_that_sleeps(
     assert len(kills) == 1, "nothing was killed"
 
 
+@pytest.mark.long
 def test_the_command_goes_on_where_it_was_killed(tmp_path, pack) -> None:
     """As a user runs it, with the model of the sample."""
     data = dogs(tmp_path / "dogs", each=COMMAND_EACH)

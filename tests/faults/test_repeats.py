@@ -226,6 +226,7 @@ def interrupted(
     all_well(kernel, cells[at:])
 
 
+@pytest.mark.long
 def test_embedding_out_of_order_twice_and_interrupted(
     kernel: Kernel, dogs: Path, tmp_path: Path, expected: Rows
 ) -> None:

@@ -7,7 +7,7 @@ twenty times; `benchmarks/results/training-kills.txt` is what that printed.
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -63,9 +63,10 @@ def undisturbed(kennel, tmp_path_factory) -> list[dict[str, Any]]:
     return history_of(settings)
 
 
-def after_checkpoints(command: Command, settings: Settings, count: int) -> None:
+def after_checkpoints(
+    command: Command, settings: Settings, count: int, seen: set[Path]
+) -> None:
     """Wait until so many checkpoints were written; old ones are deleted meanwhile."""
-    seen: set[Path] = set()
 
     def enough() -> bool:
         seen.update(settings.training_dir.glob("runs/*/checkpoint_*/state.pt"))
@@ -92,26 +93,33 @@ def kill(kind: str, command: Command, cluster: LocalCluster, random: Random) -> 
     random.choice(workers).kill()
 
 
-def one_kill(
-    kind: str,
+def kills(
+    kinds: Sequence[str],
     random: Random,
     folder: Path,
     cluster: LocalCluster,
     undisturbed: list[dict[str, Any]],
 ) -> str:
-    """Train, kill at a random moment, go on, and compare every figure."""
+    """Train, kill at random moments, go on, and compare every figure."""
     place, settings = prepared(folder, cluster)
-    after = random.randint(1, 2 * EPOCHS - 4)
-    started = time.monotonic()
-    with running(place, "train", *OPTIONS) as command:
-        after_checkpoints(command, settings, after)
-        time.sleep(random.uniform(0, 0.3))
-        kill(kind, command, cluster, random)
-        if kind != "driver":  # Ray starts the workers again, and the job goes on
-            assert command.process.wait(START_S) == 0, command.said()
-    if kind == "driver":
-        assert not (settings.training_dir / "run.json").exists()
-        assert "Going on with the training" in finish(place, "train", *OPTIONS)
+    moments = sorted(random.sample(range(1, 2 * EPOCHS - 4), len(kinds)))
+    left, seen = list(zip(kinds, moments, strict=True)), set[Path]()
+    started, goes_on, ended = time.monotonic(), False, False
+    while not ended:
+        with running(place, "train", *OPTIONS) as command:
+            while left:
+                kind, after = left.pop(0)
+                after_checkpoints(command, settings, after, seen)
+                time.sleep(random.uniform(0, 0.3))
+                kill(kind, command, cluster, random)
+                if kind == "driver":
+                    assert not (settings.training_dir / "run.json").exists()
+                    break
+            else:  # Ray starts the workers again, and the job goes on
+                assert command.process.wait(START_S) == 0, command.said()
+                ended = True
+            assert ("Going on with the training" in command.said()) == goes_on
+        goes_on = True
     history = history_of(settings)
     first = sum(row["attempt"] == 1 for row in history)
     worst = 0.0
@@ -128,21 +136,17 @@ def one_kill(
     logged = client.get_metric_history(run.info.run_id, "network/val_loss")
     assert sorted(m.step for m in logged) == list(range(1, EPOCHS + 1))
     return (
-        f"{kind:<7}killed after epoch {after}, gone on with after epoch {first}, in"
-        f" {time.monotonic() - started:.0f} s; largest relative difference {worst:.1g}"
+        f"{', '.join(kinds)} killed after epoch {moments}, first gone on with after"
+        f" epoch {first}, in {time.monotonic() - started:.0f} s; largest relative"
+        f" difference {worst:.1g}"
     )
 
 
-@pytest.mark.parametrize("kind", KINDS[:2])
-def test_a_killed_worker_or_driver_costs_nothing(
-    kind, tmp_path, kennel, undisturbed
+def test_a_worker_the_driver_and_a_node_killed_cost_nothing(
+    tmp_path, undisturbed
 ) -> None:
-    print(one_kill(kind, Random(kind), tmp_path, kennel, undisturbed))
-
-
-def test_a_killed_node_costs_nothing(tmp_path, undisturbed) -> None:
     with local_cluster(tmp_path / "cluster", workers=1) as cluster:
-        print(one_kill("node", Random(0), tmp_path / "here", cluster, undisturbed))
+        print(kills(KINDS, Random(0), tmp_path / "here", cluster, undisturbed))
 
 
 @pytest.mark.long
@@ -154,7 +158,7 @@ def test_many_kills_cost_nothing(tmp_path, kennel, undisturbed) -> None:
         kind = KINDS[seed % len(KINDS)]
         if kind == "node":
             with local_cluster(tmp_path / f"cluster-{seed}", workers=1) as own:
-                told = one_kill(kind, random, folder, own, undisturbed)
+                told = kills([kind], random, folder, own, undisturbed)
         else:
-            told = one_kill(kind, random, folder, kennel, undisturbed)
+            told = kills([kind], random, folder, kennel, undisturbed)
         print(f"{seed:>3}: {told}", flush=True)

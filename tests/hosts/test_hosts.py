@@ -67,7 +67,12 @@ def test_a_host_that_is_cut_off_comes_back(hosts):
 
 def test_a_killed_host_loses_its_processes_and_starts_again_without_them(hosts):
     two = hosts["two"]
-    sleeping = two.popen("exec sleep 1000", two.folder / "log")
+    log = two.folder / "log"
+    sleeping = two.popen("echo asleep; exec sleep 1000", log)
+    until = time.monotonic() + 30
+    while "asleep" not in log.read_text():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.05)
     two.kill()
     assert sleeping.wait(10) == -signal.SIGKILL
     there = hosts["one"].run(f"{SSH} {two.address} true", check=False)

@@ -29,6 +29,7 @@ def cluster(session_folder: Path) -> Iterator[Launched]:
         yield cluster
 
 
+@pytest.mark.long
 def test_every_host_joins(cluster):
     """With autoscaler v2, the default of `ray up`, one worker stays out."""
     expected = {cluster.hosts[name].address for name in ("head", *WORKERS)}
@@ -37,6 +38,7 @@ def test_every_host_joins(cluster):
     assert "3 local.cluster.node" in told.stdout, told.stdout
 
 
+@pytest.mark.long
 def test_the_token_is_the_laptops_and_readable_by_its_owner_alone(cluster):
     token = (cluster.laptop.home / ".ray" / "auth_token").read_text()
     for name in ("head", *WORKERS):
@@ -45,6 +47,7 @@ def test_the_token_is_the_laptops_and_readable_by_its_owner_alone(cluster):
         assert there.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.long
 def test_a_client_without_the_token_is_refused(cluster):
     ask = f"ray health-check --address {cluster.head.address}:6379"
     cluster.laptop.run(ask, **TOKEN)
@@ -106,6 +109,7 @@ def test_ray_dashboard_brings_the_dashboard_to_the_laptop(cluster):
         forward.wait(20)
 
 
+@pytest.mark.long
 def test_ray_down_ends_every_ray_and_nothing_else(cluster):
     """`ray down` stops the head; the workers end when they have lost it."""
     cluster.down()

@@ -24,7 +24,8 @@ from tools.local_cluster import free_ports, local_cluster
 COPIES = ROOT / "build" / "notebooks"
 CELL_TIMEOUT_S, ALL_TIMEOUT_S = 300, 1500
 NODES = 3
-MIN_NODES_USED, MIN_EMBED_SHARE = 2, 0.10
+MIN_NODES_USED = 2
+MIN_EMBED_SHARE = 0.03  # a block: a worker that starts later finds less to do
 # The sample's test split: its CLIP reads drawn dogs well, so this should be far better
 # than chance. A step outside means that a model, a split or a label has changed.
 TIMES_CHANCE, MIN_TOP1, MAX_TOP1 = 8, 0.85, 0.995
@@ -119,7 +120,8 @@ def test_every_image_is_accounted_for(executed: Path) -> None:
     assert counts["manifest"] > 0
     assert counts["embedded"] + counts["errors"] == counts["manifest"]
     assert counts["errors"] == 0  # the sample has no bad image
-    assert sum(run["nodes"].values()) == counts["computed"]
+    # Of the job that the notebook stops, and of the run after it.
+    assert sum(run["nodes"].values()) == counts["manifest"] > counts["computed"] > 0
 
 
 @needs("03_embedding")

@@ -263,6 +263,7 @@ print("computed", counts["computed"], "of", counts["manifest"])
 """
 
 
+@pytest.mark.long
 def test_a_node_of_one_cpu_is_enough(dogs, tmp_path):
     """A task that reserves more than the plan says would wait for ever."""
     command = [sys.executable, "-c", ONE_CPU, str(dogs), str(tmp_path)]

@@ -194,7 +194,7 @@ def test_a_request_keeps_its_id_and_the_log_has_it(app):
 def metric(name: str) -> dict[str, float]:
     """Read a metric that Ray exports for Prometheus on this node, by its labels."""
     found = {}
-    for node in ray.nodes():
+    for node in (node for node in ray.nodes() if node["Alive"]):
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
         for line in httpx.get(url, trust_env=False).text.splitlines():
             labels, _, value = line.rpartition(" ")
@@ -459,9 +459,10 @@ def test_a_replica_that_cannot_start_is_told_of_and_taken_away(
     assert not serve.status().applications
 
 
-def test_without_the_token_there_is_the_page_and_nothing_else(prepared, cluster):
-    token = "a-secret-token"
-    with running(prepared, cluster[1], token=SecretStr(token)) as app:
+def test_without_the_token_there_is_the_page_and_nothing_else(app, prepared, cluster):
+    stop(Service(app.url, app.settings.app_name))
+    token, port = "a-secret-token", app.settings.port  # where Serve listens
+    with running(prepared, cluster[1], token=SecretStr(token), port=port) as app:
         assert app.upload().status_code == 200
         images = read_test_images(app.settings)
         report = asyncio.run(send_load(app.url, images, requests=4, token=token))

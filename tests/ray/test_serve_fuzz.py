@@ -37,9 +37,8 @@ def pictures() -> list[bytes]:
         for mode in ("RGB", "L", "P"):
             file = io.BytesIO()
             image = Image.effect_noise((48, 32), 60).convert(mode)
-            (image.convert("RGB") if kind in ("JPEG", "WEBP") else image).save(
-                file, kind
-            )
+            unable = mode == "P" and kind in ("JPEG", "PPM", "WEBP")
+            (image.convert("RGB") if unable else image).save(file, kind)
             made.append(file.getvalue())
     return made
 

@@ -115,13 +115,15 @@ def test_what_is_wrong_is_said_in_words(page, app, tmp_path):
     assert "can't decode the image: not an image." in browser.text()
     assert "Send a JPEG, PNG, WebP or GIF file." in browser.text()
     browser.screenshot(SHOTS / f"serve_{size}_error.png")
-    browser.run("words.value = 'http://10.0.0.1/dog.jpg'; ask.requestSubmit()")
+    browser.run("words.value = 'http://10.0.0.1/dog.jpg'; find('ask').requestSubmit()")
     browser.until("document.body.innerText.includes('not public')")
 
 
 def test_names_are_text_and_never_markup(page):
     browser, _ = page
-    browser.run("words.value = '<img src=x onerror=alert(1)>'; ask.requestSubmit()")
+    browser.run(
+        "words.value = '<img src=x onerror=alert(1)>'; find('ask').requestSubmit()"
+    )
     browser.until(f"{ANSWERED} === 8")
     assert browser.run("document.querySelectorAll('#answer h2 img').length") == 0
 
@@ -134,7 +136,7 @@ def test_with_a_token_the_page_asks_for_it_and_shows_pictures(
 
     with running(prepared, cluster[1], token=SecretStr("woof")) as app:
         browser.open(f"{app.url}/", *SIZES["phone"])
-        browser.run("words.value = 'a dog'; ask.requestSubmit()")
+        browser.run("words.value = 'a dog'; find('ask').requestSubmit()")
         browser.until("!token.hidden")
         assert "This service asks for a token" in browser.text()
         browser.run("secret.value = 'woof'; token.requestSubmit()")

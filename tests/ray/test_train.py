@@ -129,6 +129,7 @@ def test_the_same_seed_gives_the_same_result(run, cluster, settings):
     assert_alike(run, again(cluster, settings), rel=1e-6)
 
 
+@pytest.mark.long
 def test_one_worker_and_four_take_the_same_steps(cluster, settings):
     """All rows in one step of an epoch: the same sums, up to their order."""
     chosen = {"dropout": 0.0, "train_cpus": 0.25}
@@ -163,6 +164,7 @@ def test_rows_that_do_not_fit_are_streamed_to_the_same_end(run, cluster, setting
     assert loss == pytest.approx(run["history"][-1]["val_loss"], rel=0.1)
 
 
+@pytest.mark.long
 def test_it_stops_early_where_nothing_gets_better(cluster, settings):
     """A rate too small to change a digit of the loss, after the first epoch's."""
     patient = {"patience": 2, "learning_rate": 1e-12, "epochs": 9, "hidden_units": 0}
