@@ -289,10 +289,9 @@ def test_five_times_too_many_requests_are_refused_and_the_rest_answered(app):
     )
     print(ROWS[-1], f"memory {before:.0f} -> {after:.0f} MiB")
     assert set(statuses) == {"200", "503"}, statuses
-    # It still answers as many a second as it can: it doesn't collapse. Beside other
-    # tests a rate says nothing.
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        assert report["throughput"] > 0.5 * closed["throughput"]
+    # It doesn't collapse: 0.35 to 0.43 were seen where the client, which sends five
+    # times as much, shares two cores with the service.
+    assert report["throughput"] > 0.2 * closed["throughput"]
     assert after < before + 400
     began = time.monotonic()
     again = asyncio.run(send_load(app.url, images, requests=20, concurrency=1))
