@@ -95,6 +95,7 @@ def wait_until(text: str, file: Path, seconds: int) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_planned_for_what_may_come_and_waited_for_with_a_fake_autoscaler(nodes):
     wait_until("Ray runtime started", nodes.start(0, 0, *nodes.head), 120)
     log = nodes.folder / "scenario.log"

@@ -263,6 +263,7 @@ OF_CLUSTERS = (
         cause="The cluster has no GPU that Ray knows of.",
         fix="Set use_gpu to no, leave out DOGGOS_GPUS_PER_WORKER, or add a GPU",
         cluster=True,
+        long=True,
         after=refused_without_waiting,
     ),
     Case(
@@ -286,6 +287,7 @@ OF_CLUSTERS = (
         " workers than the nodes hold together.",
         fix="Ask for fewer or smaller workers (embed_workers, train_workers, replicas",
         cluster=True,
+        long=True,
         after=refused_without_waiting,
     ),
     Case(
@@ -297,6 +299,7 @@ OF_CLUSTERS = (
         cause="Ray reserves the memory for each worker, and no node has so much.",
         fix="Ask for fewer or smaller workers (embed_workers, train_workers, replicas",
         cluster=True,
+        long=True,
         after=refused_without_waiting,
     ),
     Case(

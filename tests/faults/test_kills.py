@@ -216,6 +216,7 @@ def test_many_kills_of_an_embedding_whose_model_sleeps(
         done, number = done + len(kills), number + 1
 
 
+@pytest.mark.long
 def test_two_at_once_of_which_one_is_killed(tmp_path, data, pack, start) -> None:
     """The second waits, and ends what the first began; with a model that sleeps."""
     settings = settings_of(data, tmp_path / "storage")

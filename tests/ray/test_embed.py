@@ -173,6 +173,7 @@ def change_rows(settings, change) -> None:
         pq.write_table(change(pq.read_table(file)), file)
 
 
+@pytest.mark.long
 def test_a_table_with_hashes_of_the_files_is_read_and_gone_on_with(cluster, own):
     """Version 0.1 had a column of them, and noted a layout beside the encoder."""
     change_rows(own, lambda rows: rows.append_column("digest", [["x"] * len(rows)]))
@@ -202,6 +203,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(cluster, own):
     assert first in read_embeddings(own).paths
 
 
+@pytest.mark.long
 def test_parts_hold_each_row_once_and_drop_what_is_doubled(cluster, own):
     """With several parts, as a large data set has, and a file written twice."""
     settings, folder = own, table_folder(own)
@@ -283,6 +285,7 @@ def test_nothing_to_do_leaves_the_artefact_alone(cluster, own):
         assert path.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.long
 def test_another_precision_starts_over_where_the_user_asks_for_it(cluster, own):
     settings, used = own, cluster[1].plan.embed.dtype
     dtype = "bfloat16" if used == "float32" else "float32"
@@ -300,6 +303,7 @@ def test_another_precision_starts_over_where_the_user_asks_for_it(cluster, own):
     assert not np.array_equal(exact.vectors, rough.vectors) and cosines.min() > 0.999
 
 
+@pytest.mark.long
 def test_a_model_changed_in_place_starts_over(cluster, settings, tmp_path):
     """Its folder and name stay; its old embeddings don't compare with new ones."""
     model = tmp_path / "model"
