@@ -62,7 +62,7 @@ def memory(axes: Axes, results: dict[str, Any]) -> None:
 
 def search(axes: Axes, results: dict[str, Any]) -> None:
     """Median latency of a search by rows, of `benchmarks/search.py`."""
-    ways = {"vector index": (BLUE, "o"), "exact": (GREEN, "s")}
+    ways = {"vector index": (BLUE, "o"), "NumPy": (GREEN, "s")}
     ways["take_all + cdist"] = (ORANGE, "^")
     for way, (colour, marker) in ways.items():
         points = [
