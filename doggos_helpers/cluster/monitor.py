@@ -13,7 +13,7 @@ import ray
 
 from doggos_helpers.cluster.nodes import node_name
 
-EVERY_S = 2.5  # as often as Ray's nodes measure themselves
+EVERY_S = 2.5  # as often as nodes measure themselves; their object store each 10 s
 ANSWER_S = 2.0
 MEASURES = {  # of Ray 2.60: what they are called here, and in which unit
     "ray_node_cpu_utilization": ("CPU (%)", 1),
