@@ -1,7 +1,7 @@
 """SIGKILL in the middle of a training: it goes on, and ends where it would have.
 
 ``DOGGOS_TEST_KILLS=0-19 pytest -m long -s tests/faults/test_training_kills.py`` kills
-twenty times; `benchmarks/results/training-kills.txt` is what that printed.
+twenty times and prints what came of each.
 """
 
 import os
