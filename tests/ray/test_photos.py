@@ -114,7 +114,7 @@ def test_photographs_of_other_animals_go_through_the_service(runs, cluster, sett
         with httpx.Client(base_url=service.url, timeout=60, trust_env=False) as client:
             for file in files:
                 upload = {"image": file.read_bytes()}
-                reply = client.post("/predict/upload?k=3", files=upload)
+                reply = client.post("/v1/predict/upload?k=3", files=upload)
                 answer = reply.json()
                 assert reply.status_code == 200, (file.name, answer)
                 shares = [breed["probability"] for breed in answer["breeds"]]
