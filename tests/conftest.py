@@ -27,6 +27,12 @@ RAYS = (
     "notebooks/test_execute",
     "setup/test_lab",
 )
+# Of those, what runs in clusters of its own, at about the same length as all the others.
+CLUSTERS = (
+    "faults/test_kills",
+    "faults/test_training_kills",
+    "notebooks/test_execute",
+)
 UNTOUCHED = "test_untouched.py"
 CANARY = "canary"
 HOME = "DOGGOS_TEST_HOME"
@@ -74,7 +80,7 @@ def pytest_collection_modifyitems(
     """Sort the folders of tests by `ORDER`, and the check of the home folder last.
 
     Where processes share the tests, those that start a Ray come first: they are most
-    of the work, and all of one process.
+    of the work.
     """
     shared = hasattr(config, "workerinput")
 
@@ -95,14 +101,16 @@ def starts_ray(nodeid: str) -> bool:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let one process take all tests that start a Ray: no two Rays run at once."""
+    """Let one process take all tests on a Ray of its own, another those of clusters."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneRay(LoadScopeScheduling):
+    class TwoRays(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.removeprefix("tests/").startswith(CLUSTERS):
+                return "clusters"
             return "ray" if starts_ray(nodeid) else nodeid.partition("::")[0]
 
-    return OneRay(config, log)
+    return TwoRays(config, log)
 
 
 def left_running() -> list[psutil.Process]:
