@@ -41,7 +41,13 @@ import numpy as np
 import psutil
 
 from doggos_helpers.data.images import decode
-from doggos_helpers.loadtest.client import Load, read_test_images, send_load, summarise
+from doggos_helpers.loadtest.client import (
+    SAYS,
+    Load,
+    read_test_images,
+    send_load,
+    summarise,
+)
 from doggos_helpers.serve.stages import ServeSettings
 from tools.local_cluster import free_ports
 
@@ -261,7 +267,7 @@ class ByUrl(Load):
         try:
             async with self.session.post(self.url, json=body) as reply:
                 await reply.read()
-                return {"status": str(reply.status)}
+                return dict.fromkeys(SAYS, "") | {"status": str(reply.status)}
         except Exception as error:
             return {"status": type(error).__name__}
 
@@ -516,7 +522,7 @@ def trace() -> None:
 def main(arguments: list[str]) -> None:
     """Run a part of it in this process, or all of it."""
     if arguments[0] == "slow_host":
-        slow_host(int(arguments[1]), arguments[2])
+        return slow_host(int(arguments[1]), arguments[2])
     if arguments[0] in ("plain", "usual", "ours"):
         part = {"plain": plain, "usual": usual, "ours": ours}[arguments[0]]
         part(ServeSettings.model_validate_json(arguments[1]), int(arguments[2]))
