@@ -343,7 +343,7 @@ def wait_for(url: str) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, trust_env=False).status_code < 500:
+            if httpx.get(url, trust_env=False).status_code == 200:
                 return
         time.sleep(0.3)
     raise TimeoutError(url)

@@ -75,8 +75,31 @@ def search(axes: Axes, results: dict[str, Any]) -> None:
     axes.legend(frameon=False)
 
 
+def serve(axes: Axes, results: dict[str, Any]) -> None:
+    """Replies a second to 32 clients, of `benchmarks/serve.py`."""
+    names = {
+        "a loop": "decoding and model alone",
+        "b uvicorn": "FastAPI and uvicorn",
+        "c usual": "usual example",
+        "d ours": "ours",
+        "e ours, throughput options": "ours, throughput options",
+        "f ours, HAProxy": "ours, HAProxy in front",
+    }
+    for row, key in enumerate(reversed(names)):
+        figures = results["figures"][key]
+        value = figures if key == "a loop" else figures["32 clients"]["replies/s"]
+        colour = ORANGE if key == "c usual" else BLUE if "ours" in key else GREY
+        axes.barh(row, value, color=colour)
+        axes.text(value, row, f" {value:.0f}", va="center")
+    axes.set_yticks(range(len(names)), list(names.values())[::-1])
+    what = {"sample": "the sample's CLIP", "vit": "a CLIP ViT-B/32"}[results["model"]]
+    axes.set_xlabel(f"images/s to 32 clients, 2 cores ({what})")
+
+
 DRAWERS: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
     "embed": embed,
     "memory": memory,
     "search": search,
+    "serve_sample": serve,
+    "serve_vit": serve,
 }
