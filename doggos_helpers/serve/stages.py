@@ -77,33 +77,53 @@ class Encoder:
             towers=("image", "text"),
         )
         self.node, self.thread = this_node(), ThreadPoolExecutor(1)
+        self.free = asyncio.Event()
+        self.free.set()
         # Answers name the unknown words; the logs of a service need not.
         logging.getLogger("doggos_helpers.clip.encoder").setLevel(logging.ERROR)
-        self.image.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
-        self.text.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
-        # The first forward pass is slow: better now than with a user waiting.
-        self.clip.encode_images(np.zeros((1, *served.preprocessing.crop, 3), "u1"))
+        self.images.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
+        self.texts.set_max_batch_size(plan.serve.batch_size)  # type: ignore[attr-defined]
+        # The first forward pass is slow: better now than with a user waiting. In the
+        # thread of all others: torch's threads serve one of ours well, and not two.
+        nothing = np.zeros((1, *served.preprocessing.crop, 3), "u1")
+        self.thread.submit(self.clip.encode_images, nothing).result()
 
-    @serve.batch(batch_wait_timeout_s=0)
-    async def image(
-        self, pixels: list[np.ndarray]
-    ) -> list[tuple[np.ndarray, str, int]]:
-        """Embed one image (uint8 [h, w, 3]); Serve collects the calls to a batch.
+    async def image(self, pixels: np.ndarray) -> tuple[np.ndarray, str, int]:
+        """Embed one image (uint8 [h, w, 3]).
 
         Nobody waits for others: a batch is what came while the last one was computed.
 
         Returns:
             The embedding, float32 [d], the node that computed it, and with how many.
         """
-        vectors = await aside(self.thread, self.clip.encode_images, np.stack(pixels))
+        await self.free.wait()  # Serve would make a batch of each image that comes
+        return await self.images(pixels)
+
+    async def text(self, text: str) -> tuple[np.ndarray, list[str], str]:
+        """Embed one text; return the embedding, the unknown words and the node."""
+        await self.free.wait()
+        return await self.texts(text)
+
+    @serve.batch(batch_wait_timeout_s=0)
+    async def images(self, pixels: list[np.ndarray]) -> list[Any]:
+        """Embed a batch: Serve collects the calls, and hands each caller its own."""
+        vectors = await self.compute(self.clip.encode_images, np.stack(pixels))
         return [(vector, self.node, len(pixels)) for vector in vectors]
 
     @serve.batch(batch_wait_timeout_s=0)
-    async def text(self, texts: list[str]) -> list[tuple[np.ndarray, list[str], str]]:
-        """Embed one text; return the embedding, the unknown words and the node."""
-        vectors = await aside(self.thread, self.clip.encode_texts, texts)
+    async def texts(self, texts: list[str]) -> list[Any]:
+        """Embed a batch of texts."""
+        vectors = await self.compute(self.clip.encode_texts, texts)
         unknown = [sorted(set(self.clip.unknown_words(text))) for text in texts]
         return [(v, u, self.node) for v, u in zip(vectors, unknown, strict=True)]
+
+    async def compute(self, function: Callable[..., Any], given: Any) -> Any:
+        """Run a forward pass; whoever comes meanwhile waits, and then makes a batch."""
+        self.free.clear()
+        try:
+            return await aside(self.thread, function, given)
+        finally:
+            self.free.set()
 
     async def ping(self) -> None:
         """Answer, to say that this stage lives."""
