@@ -42,6 +42,17 @@ def test_what_is_saved_is_loaded(hidden_units, vectors, tmp_path):
     assert classifier.describe(tmp_path / "new" / "folder")["fingerprint"] == "f"
 
 
+@pytest.mark.parametrize("hidden_units", [0, 16])
+def test_probabilities_are_those_of_the_module(hidden_units, vectors):
+    model = Classifier(8, hidden_units, len(CLASSES), dropout=0.5).eval()
+    model.standardise(vectors.mean(0), vectors.std(0))
+    with torch.inference_mode():
+        expected = model(torch.tensor(vectors)).softmax(dim=1).numpy()
+    got = predict_probabilities(model, vectors)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert got.dtype == np.float32
+
+
 def test_the_files_hold_no_pickle(model, tmp_path):
     save(model, tmp_path, CLASSES)
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".json", ".safetensors"]
