@@ -183,17 +183,14 @@ def together(trained: list[float], measured: list[float]) -> dict[str, Any]:
     for node, (*_, seen), _ in workers:
         nodes[node] += int(seen)
     told: dict[str, Any] = {"time_ms": time.time_ns() // 10**6, "nodes": dict(nodes)}
-    for place, split in enumerate(("train", "val"), start=1):
-        columns = zip(*(worker[place] for worker in workers), strict=True)
-        loss, correct, rows = map(sum, columns)
+    sums = np.sum([splits for _, *splits in workers], axis=0).tolist()
+    for split, (loss, correct, rows) in zip(("train", "val"), sums, strict=True):
         told |= {f"{split}_loss": loss / rows, f"{split}_accuracy": correct / rows}
         told[f"{split}_rows"] = int(rows)
     if not math.isfinite(told["val_loss"]):
-        raise ModelError(
-            "the validation loss is no longer a number",
-            "learning_rate",
-            "Set a smaller one (DOGGOS_LEARNING_RATE)",
-        )
+        what = "the validation loss is no longer a number"
+        fix = "Set a smaller one (DOGGOS_LEARNING_RATE)"
+        raise ModelError(what, "learning_rate", fix)
     return told
 
 

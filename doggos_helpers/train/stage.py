@@ -155,10 +155,8 @@ def choose(models: dict[str, Classifier], rows: Shard) -> tuple[str, str]:
     for batch in rows.batches(BATCH):
         with torch.inference_mode():
             scores = [model.eval()(batch[EMBEDDING]) for model in models.values()]
-        linear, network = (
-            cross_entropy(s, batch[LABEL], reduction="none") for s in scores
-        )
-        gains = (linear - network).double()
+            losses = [cross_entropy(s, batch[LABEL], reduction="none") for s in scores]
+        gains = (losses[0] - losses[1]).double()
         sums += torch.stack([gains.sum(), gains.square().sum()])
     gain, square = (sums / rows.total).tolist()
     noise = SURE * math.sqrt(max(square - gain**2, 0) / rows.total)
