@@ -16,9 +16,9 @@ from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.files import open_root
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
-from doggos_helpers.train.loop import epochs_of, moments_of
+from doggos_helpers.train.loop import TrainInputs, epochs_of, moments_of
 from doggos_helpers.train.shard import Shard
-from doggos_helpers.train.stage import TrainInputs, run_params
+from doggos_helpers.train.stage import run_params
 from doggos_helpers.train.tracking import experiment_name, tracked_run
 
 SPACE = {
