@@ -21,9 +21,8 @@ def main(arguments: Sequence[str]) -> int:
     most = f"always the most frequent class {chance['majority']:.3f}"
     print(f"beside it: chance {chance['uniform']:.3f}, {most}")
     for name, rival in run["rivals"].items():
-        print(
-            f"{name} {rival['top1']:.3f}, different by chance with p {rival['p']:.2g}"
-        )
+        luck = f"different by chance with p {rival['p']:.2g}"
+        print(f"{name} {rival['top1']:.3f}, {luck}")
     if copies := counts["copies"]:
         what = "images have a copy in another split, which flatters the evaluation"
         print(f"{copies} {what}")

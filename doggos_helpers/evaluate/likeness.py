@@ -33,8 +33,7 @@ def nearest(contents: Contents, vectors: np.ndarray, splits: np.ndarray) -> Any:
         Cosine similarities, paths and classes, [n, `NEAREST`], the most similar first;
         fewer where there are fewer.
     """
-    none = np.empty((len(vectors), 0))
-    best = [none, none.astype(object), none.astype(object)]
+    best = [np.empty((len(vectors), 0))] * 3
     for file in contents.files:
         rows = _file(contents.folder, file)
         paths, classes, theirs = (rows[k].to_numpy() for k in (PATH, CLASS, SPLIT))

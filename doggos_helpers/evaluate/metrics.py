@@ -33,9 +33,8 @@ class Tally:
     def add(self, rows: pa.Table) -> None:
         """Count some predictions."""
         frame = rows.to_pandas()
-        labels, said = (
-            np.searchsorted(self.classes, frame[name]) for name in (CLASS, PREDICTED)
-        )
+        labels = np.searchsorted(self.classes, frame[CLASS])
+        said = np.searchsorted(self.classes, frame[PREDICTED])
         np.add.at(self.confusion, (labels, said), 1)
         right, sure = said == labels, frame[PROBABILITY].to_numpy()
         for name, counts in self.alone_right.items():
@@ -45,8 +44,7 @@ class Tally:
         bins = np.minimum((sure * BINS).astype(int), BINS - 1)
         np.add.at(self.bins, bins, np.stack([right >= 0, sure, right], axis=1))
         # scikit-learn's top_k_accuracy_score wants other shapes for two classes.
-        flat = rows[PROBABILITIES].combine_chunks().flatten().to_numpy()
-        shares = flat.reshape(len(rows), len(self.classes))
+        shares = np.reshape(frame[PROBABILITIES].tolist(), (-1, len(self.classes)))
         order = np.argsort(-shares, axis=1, kind="stable")[:, :TOP]
         self.top += int((order == labels[:, None]).sum())
 

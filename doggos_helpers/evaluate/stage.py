@@ -58,11 +58,9 @@ def check(settings: Settings) -> EvaluateInputs:
     fits = (embedded["encoder"]["model"], contents.dimension, known)
     labels = check_fits(version.folder, *fits)
     if not contents.rows("test"):
-        raise DataError(
-            "no embeddings of the split test",
-            str(settings.embeddings_dir),
-            "Put images into test/<class>/ and run notebook 03_embedding again",
-        )
+        where = str(settings.embeddings_dir)
+        fix = "Put images into test/<class>/ and run notebook 03_embedding again"
+        raise DataError("no embeddings of the split test", where, fix)
     # The other candidate of the same training, and what was champion before.
     others = {name: version.folder.parent / name for name in ("linear", "network")}
     others |= {"previous champion": previous.folder} if previous else {}
@@ -94,21 +92,17 @@ def evaluate(inputs: EvaluateInputs, cluster: Cluster) -> dict[str, Any]:
     nodes = write_predictions(build_prediction(inputs, cluster.plan), settings, tally)
     folder, test = settings.evaluation_dir, inputs.contents.rows("test")
     if nodes.total() != test:
-        raise DataError(
-            f"{nodes.total()} predictions for {test} test images",
-            str(folder),
-            "Embed and evaluate one after the other, or report this",
-        )
+        what = f"{nodes.total()} predictions for {test} test images"
+        fix = "Embed and evaluate one after the other, or report this"
+        raise DataError(what, str(folder), fix)
     metrics = tally.metrics()
     write_json(folder / METRICS, metrics)
     record(settings, inputs.version, metrics)
     counts = {"test": test, "predicted": nodes.total()}
     counts["correct"] = round(metrics["top1"] * test)
     counts["copies"] = len(read_predictions(settings, IS_COPY))
-    told = {key: metrics[key] for key in TOLD} | {
-        "counts": counts,
-        "nodes": dict(nodes),
-    }
-    told |= {"fingerprint": inputs.fingerprint, "version": inputs.version.version}
+    told = {key: metrics[key] for key in TOLD} | {"counts": counts}
+    told |= {"nodes": dict(nodes), "fingerprint": inputs.fingerprint}
+    told["version"] = inputs.version.version
     told["trained_on"] = inputs.labels.get("fingerprint", "")
     return write_run(folder, "evaluate", settings, started, **told)

@@ -131,7 +131,7 @@ def load(folder: UPath) -> tuple[Classifier, list[str]]:
             not numbers.
     """
     labels = describe(folder)
-    size, classes = labels["dimension"], labels["classes"]
+    classes = labels["classes"]
     try:
         weights = load_tensors((folder / WEIGHTS).read_bytes())
         if not all(weight.isfinite().all() for weight in weights.values()):
@@ -141,12 +141,10 @@ def load(folder: UPath) -> tuple[Classifier, list[str]]:
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(folder / WEIGHTS, error) from error
     except RuntimeError as error:
-        raise ModelError(
-            f"the weights are not of a classifier of {size} inputs and"
-            f" {len(classes)} labels",
-            str(folder),
-            "Keep both files of one training together, or train again",
-        ) from error
+        sizes = f"{labels['dimension']} inputs and {len(classes)} labels"
+        what = f"the weights are not of a classifier of {sizes}"
+        fix = "Keep both files of one training together, or train again"
+        raise ModelError(what, str(folder), fix) from error
     return model.eval(), classes
 
 
@@ -174,8 +172,5 @@ def predict_probabilities(model: Classifier, vectors: np.ndarray) -> np.ndarray:
 
 
 def _unreadable(path: UPath, error: Exception) -> ModelError:
-    return ModelError(
-        f"no classifier can be read ({type(error).__name__}: {error})",
-        str(path),
-        f"Train one: {TRAIN}",
-    )
+    what = f"no classifier can be read ({type(error).__name__}: {error})"
+    return ModelError(what, str(path), f"Train one: {TRAIN}")

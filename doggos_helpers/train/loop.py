@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from doggos_helpers.cluster.nodes import this_node
-from doggos_helpers.embed.table import EMBEDDING
+from doggos_helpers.embed.table import EMBEDDING, Contents
 from doggos_helpers.errors import ModelError
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import Classifier
@@ -28,6 +29,29 @@ from doggos_helpers.train.shard import LABEL, ROWS, Shard
 STATE = "state.pt"  # a checkpoint's file, without code
 SHARD_BYTES = 2 * 2**30  # of vectors in a worker, where memory_per_worker isn't set
 FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What a training needs: what the table holds, and how that was made.
+
+    `classes` is the label set, sorted; `embedded` the run record of the embeddings.
+    """
+
+    settings: Settings
+    contents: Contents
+    classes: list[str]
+    embedded: dict[str, Any]
+
+    def candidates(self) -> dict[str, Classifier]:
+        """Make what is to be trained, the simplest first: a linear probe, a network."""
+        units = {"linear": 0, "network": self.settings.hidden_units}
+        made = {}
+        for name in ("linear", "network") if units["network"] else ("linear",):
+            torch.manual_seed(self.settings.seed)
+            shape = (self.contents.dimension, units[name], len(self.classes))
+            made[name] = Classifier(*shape, dropout=self.settings.dropout)
+        return made
 
 
 def run_epoch(
@@ -183,17 +207,14 @@ def together(trained: list[float], measured: list[float]) -> dict[str, Any]:
     for node, (*_, seen), _ in workers:
         nodes[node] += int(seen)
     told: dict[str, Any] = {"time_ms": time.time_ns() // 10**6, "nodes": dict(nodes)}
-    for place, split in enumerate(("train", "val"), start=1):
-        columns = zip(*(worker[place] for worker in workers), strict=True)
-        loss, correct, rows = map(sum, columns)
+    sums = np.sum([splits for _, *splits in workers], axis=0).tolist()
+    for split, (loss, correct, rows) in zip(("train", "val"), sums, strict=True):
         told |= {f"{split}_loss": loss / rows, f"{split}_accuracy": correct / rows}
         told[f"{split}_rows"] = int(rows)
     if not math.isfinite(told["val_loss"]):
-        raise ModelError(
-            "the validation loss is no longer a number",
-            "learning_rate",
-            "Set a smaller one (DOGGOS_LEARNING_RATE)",
-        )
+        what = "the validation loss is no longer a number"
+        fix = "Set a smaller one (DOGGOS_LEARNING_RATE)"
+        raise ModelError(what, "learning_rate", fix)
     return told
 
 

@@ -60,8 +60,7 @@ def register(
     verdict, wins = _compare(about, named(settings, CHAMPION))
     takes = np.zeros((1, about["dimension"]), np.float32)
     gives = np.zeros((1, len(about["classes"])), np.float32)
-    signature: Any = infer_signature(takes, gives)
-    Model(signature=signature).save(str(folder / "MLmodel"))
+    Model(signature=infer_signature(takes, gives)).save(str(folder / "MLmodel"))
     with explained(settings.tracking):
         for one in (folder, *others):
             client.log_artifacts(run_id, str(one), one.name)

@@ -57,11 +57,9 @@ class Shard:
         """Work out which rows; nothing is read."""
         self.contents, self.split, self.classes = contents, split, classes
         self.rank, self.world, self.device = rank, world, device
-        stops = itertools.accumulate(count[split] for count in contents.files.values())
-        self.files = [
-            (path, stop - count[split], stop)
-            for (path, count), stop in zip(contents.files.items(), stops, strict=True)
-        ]
+        rows = {p: n[split] for p, n in contents.files.items() if n[split]}
+        # File i holds the rows of the split from edges[i] to edges[i + 1].
+        self.files, self.edges = list(rows), np.cumsum([0, *rows.values()])
         self.total = contents.rows(split)
         self.first = self.total * rank // world
         self.last = self.total * (rank + 1) // world
@@ -107,25 +105,25 @@ class Shard:
                 places = np.arange(len(labels))
                 if seed is not None:
                     order.shuffle(places)
-                for low, high in itertools.pairwise(bounds):
-                    chosen = torch.as_tensor(places[low - bounds[0] : high - bounds[0]])
-                    chosen = chosen.to(self.device)
+                sizes = np.diff(bounds).tolist()
+                for chosen in torch.as_tensor(places, device=self.device).split(sizes):
                     batch = {EMBEDDING: vectors[chosen], LABEL: labels[chosen]}
                     yield batch | {ROWS: self.total / (steps * self.world)}
 
     def _read(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Read a stretch: the rows from `first` to `last` of the split."""
         # Where there are no rows, one file more: an empty table has their shape.
-        end, files = max(last, first + 1), self.files
-        here = [f for f in files if f[1] < end and f[2] > max(first, f[1])]
+        low = np.searchsorted(self.edges, first, "right") - 1
+        high = np.searchsorted(self.edges, max(last, first + 1))
         wanted = LABELLED & (pc.field(SPLIT) == self.split)
         with ThreadPoolExecutor(READERS) as pool:
             read = functools.partial(read_file, self.contents.folder, rows=wanted)
-            table = pa.concat_tables(pool.map(read, [file[0] for file in here]))
-        start, stop = here[0][1], here[-1][2]
+            table = pa.concat_tables(pool.map(read, self.files[low:high]))
+        start, stop = self.edges[low], self.edges[high]
         if len(table) != stop - start:
             what = f"{len(table)} rows where there were {stop - start}"
-            raise StorageError(what, here[0][0], "Embed and train one after the other")
+            fix = "Embed and train one after the other"
+            raise StorageError(what, self.files[low], fix)
         table = table.slice(first - start, last - first)
         labels = np.searchsorted(self.classes, table[CLASS].to_numpy())
         rows = torch.tensor(vectors_of(table)), torch.tensor(labels)

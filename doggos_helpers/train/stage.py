@@ -3,7 +3,6 @@
 import math
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +15,11 @@ from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.files import LAYOUT
 from doggos_helpers.data.listing import labels_problem
-from doggos_helpers.embed.table import EMBEDDING, Contents, read_contents, read_record
+from doggos_helpers.embed.table import EMBEDDING, read_contents, read_record
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.classifier import Classifier, save
-from doggos_helpers.train.loop import state_of
+from doggos_helpers.train.loop import TrainInputs, state_of
 from doggos_helpers.train.registry import register
 from doggos_helpers.train.shard import LABEL, Shard
 from doggos_helpers.train.tracking import log_epochs, open_tracking, tracked_run
@@ -33,29 +32,6 @@ TOLD = (
     *("dataset", "model", "epochs", "patience", "learning_rate", "rate_at_end"),
     *("hidden_units", "dropout", "clip_norm", "seed"),
 )
-
-
-@dataclass(frozen=True)
-class TrainInputs:
-    """What a training needs: what the table holds, and how that was made.
-
-    `classes` is the label set, sorted; `embedded` the run record of the embeddings.
-    """
-
-    settings: Settings
-    contents: Contents
-    classes: list[str]
-    embedded: dict[str, Any]
-
-    def candidates(self) -> dict[str, Classifier]:
-        """Make what is to be trained, the simplest first: a linear probe, a network."""
-        units = {"linear": 0, "network": self.settings.hidden_units}
-        made = {}
-        for name in ("linear", "network") if units["network"] else ("linear",):
-            torch.manual_seed(self.settings.seed)
-            shape = (self.contents.dimension, units[name], len(self.classes))
-            made[name] = Classifier(*shape, dropout=self.settings.dropout)
-        return made
 
 
 def check(settings: Settings) -> TrainInputs:
@@ -155,10 +131,8 @@ def choose(models: dict[str, Classifier], rows: Shard) -> tuple[str, str]:
     for batch in rows.batches(BATCH):
         with torch.inference_mode():
             scores = [model.eval()(batch[EMBEDDING]) for model in models.values()]
-        linear, network = (
-            cross_entropy(s, batch[LABEL], reduction="none") for s in scores
-        )
-        gains = (linear - network).double()
+            losses = [cross_entropy(s, batch[LABEL], reduction="none") for s in scores]
+        gains = (losses[0] - losses[1]).double()
         sums += torch.stack([gains.sum(), gains.square().sum()])
     gain, square = (sums / rows.total).tolist()
     noise = SURE * math.sqrt(max(square - gain**2, 0) / rows.total)

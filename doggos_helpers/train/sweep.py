@@ -16,9 +16,9 @@ from doggos_helpers.cluster.waiting import wait_for
 from doggos_helpers.data.files import open_root
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
-from doggos_helpers.train.loop import epochs_of, moments_of
+from doggos_helpers.train.loop import TrainInputs, epochs_of, moments_of
 from doggos_helpers.train.shard import Shard
-from doggos_helpers.train.stage import TrainInputs, run_params
+from doggos_helpers.train.stage import run_params
 from doggos_helpers.train.tracking import experiment_name, tracked_run
 
 SPACE = {
@@ -46,7 +46,7 @@ def trial(config: dict[str, Any], inputs: TrainInputs, stage: StagePlan) -> None
     past: list[dict[str, Any]] = []
     for metrics, _ in epochs_of(model, rows, settings, stage.batch_size, past):
         past.append(metrics)
-        tune.report({"val_loss": metrics["val_loss"]})
+        tune.report({key: metrics[key] for key in ("epoch", "val_loss")})
 
 
 def sweep(
@@ -101,7 +101,6 @@ def sweep(
     tables = [one.metrics_dataframe.assign(trial=i) for i, one in ended]
     told = pd.concat(tables, ignore_index=True)
     told = told.rename(columns=lambda name: name.removeprefix("config/"))
-    told = told.rename(columns={"training_iteration": "epoch"})
     chosen = settings.model_copy(update=found.get_best_result(scope="all").config)
     inputs = dataclasses.replace(inputs, settings=chosen)
     return inputs, told[["trial", "epoch", "val_loss", *SPACE]]

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from typing import TYPE_CHECKING
 
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -11,11 +10,8 @@ from doggos_helpers.cluster.plan import WorkerPlan
 from doggos_helpers.data.files import open_root
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import unwrapped
-from doggos_helpers.train.loop import train_loop
+from doggos_helpers.train.loop import TrainInputs, train_loop
 from doggos_helpers.train.tracking import EpochLogger
-
-if TYPE_CHECKING:
-    from doggos_helpers.train.stage import TrainInputs
 
 FAILURES = 3  # of workers or their nodes that a training survives
 KEPT = 2  # checkpoints: those of the lowest losses, and the last one
@@ -34,7 +30,7 @@ def scaling_config(plan: WorkerPlan) -> train.ScalingConfig:
     )
 
 
-def build_trainer(inputs: "TrainInputs", plan: WorkerPlan, run_id: str) -> TorchTrainer:
+def build_trainer(inputs: TrainInputs, plan: WorkerPlan, run_id: str) -> TorchTrainer:
     """Describe the training to Ray; nothing runs until `fit`.
 
     Args:
