@@ -34,8 +34,7 @@ def thumbnail(settings: Settings, path: str) -> np.ndarray:
     from PIL import ImageOps
 
     try:
-        data = read_bytes(settings.dataset_root, path)
-        image = upright(data, least_edge=THUMBNAIL)
+        image = upright(read_bytes(settings.dataset_root, path), least_edge=THUMBNAIL)
     except BadImage:
         return np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)
     return np.asarray(ImageOps.pad(image, (THUMBNAIL, THUMBNAIL), color="white"))
@@ -142,10 +141,7 @@ def confident_mistakes(settings: Settings, predictions: pd.DataFrame) -> "Figure
         settings: For the data set.
         predictions: The data frame of `read_predictions`.
     """
-    wrong = predictions[predictions["class"] != predictions["predicted"]]
-    wrong = wrong.sort_values("probability", ascending=False).head(12)
-    titles = [
-        f"{row['class']}\nsaid {row['predicted']}\n{row['probability']:.2f}"
-        for row in wrong.to_dict("records")
-    ]
+    wrong = predictions.query("`class` != predicted").nlargest(12, "probability")
+    title = "{class}\nsaid {predicted}\n{probability:.2f}"
+    titles = [title.format_map(row) for row in wrong.to_dict("records")]
     return sheet(settings, wrong["path"].tolist(), titles, columns=4)
