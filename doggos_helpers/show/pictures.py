@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, upright
@@ -25,8 +24,7 @@ def show_source(thing: Any) -> None:
     """Display the source of a function or class, with highlighting."""
     from IPython.display import Code, display
 
-    source = textwrap.dedent(inspect.getsource(thing))
-    display(Code(source, language="python"))
+    display(Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
 
 
 def thumbnail(settings: Settings, path: str) -> np.ndarray:
@@ -132,16 +130,3 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
             text = axis.annotate(name, mine[far.argmin()], fontsize=8, ha="center")
             text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     return figure
-
-
-def confident_mistakes(settings: Settings, predictions: pd.DataFrame) -> "Figure":
-    """Draw the twelve wrongly classified images with the highest probabilities.
-
-    Args:
-        settings: For the data set.
-        predictions: The data frame of `read_predictions`.
-    """
-    wrong = predictions.query("`class` != predicted").nlargest(12, "probability")
-    title = "{class}\nsaid {predicted}\n{probability:.2f}"
-    titles = [title.format_map(row) for row in wrong.to_dict("records")]
-    return sheet(settings, wrong["path"].tolist(), titles, columns=4)
