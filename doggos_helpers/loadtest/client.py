@@ -139,9 +139,8 @@ def summarise(load: Load) -> dict[str, Any]:
     table = pd.DataFrame(load.replies, columns=COLUMNS)
     table["good"] = table.status == "200"
     good, failed = table[table.good], int((~table.good).sum())
-    percentiles = good.ms.quantile([0.5, 0.95, 0.99]).tolist()
-    latencies = [round(ms, 2) for ms in (*percentiles, good.ms.mean())]
-    figures = zip(("p50", "p95", "p99", "mean"), latencies, strict=True)
+    latency = good.ms.describe([0.5, 0.95, 0.99])[["50%", "95%", "99%", "mean"]]
+    latency.index = pd.Index(["p50", "p95", "p99", "mean"])
     # Such as decode;dur=3.4, embed;dur=6.2, total;dur=11.0
     parts = good[TIMING].astype(str).str.extractall(r"(\w+);dur=([\d.]+)")
     part_ms = parts[1].astype(float).groupby(parts[0]).mean()
@@ -156,7 +155,7 @@ def summarise(load: Load) -> dict[str, Any]:
     return {
         "seconds": round(load.seconds, 3),
         "throughput": round(len(good) / load.seconds, 2),
-        "latency_ms": dict(figures) if len(good) else {},
+        "latency_ms": latency.dropna().round(2).to_dict(),
         "counts": counts | {"retried": int((table.retries > 0).sum())},
         "statuses": table.status.value_counts().sort_index().to_dict(),
         "nodes": good.node.value_counts().sort_index().to_dict(),
