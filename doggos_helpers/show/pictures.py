@@ -117,8 +117,7 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     tsne = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=seed)
     points = tsne.fit_transform(vectors)
     figure = new_figure(8.5, 5)
-    axis = figure.subplots()
-    axis.set(xticks=[], yticks=[])
+    axis = figure.subplots(subplot_kw={"xticks": [], "yticks": []})
     # Colours that colour-blind readers tell apart; a second round has other shapes.
     colours, names = matplotlib.colormaps["okabe_ito"](range(8)), sorted(set(classes))
     for number, name in enumerate(names):
