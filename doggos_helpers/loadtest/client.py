@@ -4,9 +4,7 @@ import asyncio
 import itertools
 import math
 import random
-import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -141,12 +139,11 @@ def summarise(load: Load) -> dict[str, Any]:
     table = pd.DataFrame(load.replies, columns=COLUMNS)
     table["good"] = table.status == "200"
     good, failed = table[table.good], int((~table.good).sum())
-    percentiles = good.ms.quantile([0.5, 0.95, 0.99]).tolist()
-    latencies = [round(ms, 2) for ms in (*percentiles, good.ms.mean())]
-    figures = zip(("p50", "p95", "p99", "mean"), latencies, strict=True)
+    latency = good.ms.describe([0.5, 0.95, 0.99])[["50%", "95%", "99%", "mean"]]
+    latency.index = pd.Index(["p50", "p95", "p99", "mean"])
     # Such as decode;dur=3.4, embed;dur=6.2, total;dur=11.0
-    timings = [re.findall(r"(\w+);dur=([\d.]+)", said) for said in good[TIMING]]
-    parts = pd.DataFrame([dict(found) for found in timings], dtype=float)
+    parts = good[TIMING].astype(str).str.extractall(r"(\w+);dur=([\d.]+)")
+    part_ms = parts[1].astype(float).groupby(parts[0]).mean()
     by_second = table.groupby("second").agg(
         clients=("clients", "max"),
         throughput=("good", "sum"),
@@ -158,12 +155,12 @@ def summarise(load: Load) -> dict[str, Any]:
     return {
         "seconds": round(load.seconds, 3),
         "throughput": round(len(good) / load.seconds, 2),
-        "latency_ms": dict(figures) if len(good) else {},
+        "latency_ms": latency.dropna().round(2).to_dict(),
         "counts": counts | {"retried": int((table.retries > 0).sum())},
-        "statuses": dict(sorted(Counter(table.status).items())),
-        "nodes": dict(sorted(Counter(good.node).items())),
-        "batches": dict(sorted(Counter(good[BATCH]).items())),
-        "parts_ms": parts.mean().round(2).to_dict(),
+        "statuses": table.status.value_counts().sort_index().to_dict(),
+        "nodes": good.node.value_counts().sort_index().to_dict(),
+        "batches": good[BATCH].value_counts().sort_index().to_dict(),
+        "parts_ms": part_ms.round(2).to_dict(),
         "series": by_second.reset_index().round(2).to_dict("records"),
         "latencies_ms": good.ms.tolist(),
     }

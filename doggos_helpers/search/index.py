@@ -10,17 +10,13 @@ import pyarrow as pa
 
 from doggos_helpers.data.images import decode
 from doggos_helpers.data.listing import CLASS, PATH, SPLIT
-from doggos_helpers.embed.table import (
-    EMBEDDING,
-    Embeddings,
-    read_embeddings,
-    read_record,
-)
+from doggos_helpers.embed.table import COLUMNS, EMBEDDING, read_embeddings, read_record
 from doggos_helpers.errors import SettingsError
 from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:
     from doggos_helpers.clip.encoder import ClipEncoder
+    from doggos_helpers.embed.table import Embeddings
 
 IMAGES = "images"  # the table of LanceDB
 SHOWN = 400  # characters that a message spends on classes
@@ -116,18 +112,15 @@ class Index:
 class SearchIndex(Index):
     """Exact search in memory."""
 
-    def __init__(self, embeddings: Embeddings) -> None:
+    def __init__(self, embeddings: "Embeddings") -> None:
         """Copy vectors, float32 [n, d], and their rows to a table in memory."""
         import lancedb
 
         flat, size = pa.array(embeddings.vectors.ravel()), embeddings.vectors.shape[1]
-        columns = {
-            PATH: pa.array(embeddings.paths),
-            CLASS: pa.array(embeddings.classes),
-            SPLIT: pa.array(embeddings.splits),
-            EMBEDDING: pa.FixedSizeListArray.from_arrays(flat, size),
-        }
-        rows = lancedb.connect("memory://").create_table(IMAGES, pa.table(columns))
+        vectors = pa.FixedSizeListArray.from_arrays(flat, size)
+        columns = [embeddings.paths, embeddings.classes, embeddings.splits, vectors]
+        table = pa.table(columns, COLUMNS)
+        rows = lancedb.connect("memory://").create_table(IMAGES, table)
         super().__init__(rows, sorted(set(embeddings.classes.tolist())))
 
 

@@ -34,7 +34,7 @@ def update_index(settings: Settings) -> None:
     folder = settings.artefacts / "search"
     note = folder / "index.json"
     with alone(settings, "search"), writing(folder, "the index"):
-        table, there = find_table(settings), _files(find_table(settings))
+        there = _files(table := find_table(settings))
         done = read_json(note, "03_embedding") if note.is_file() else {"files": []}
         kept = set(done["files"]).intersection(there)
         new = {name: path for name, path in there.items() if name not in kept}

@@ -4,7 +4,6 @@ import asyncio
 import io
 import mimetypes
 import secrets
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -174,14 +173,14 @@ class Api:
 
         def match() -> Prediction:
             named, model = self.classifier.predict(vector)
-            similar = self._nearest(vector, k, request)
+            similar = self._nearest(vector, k, request, [])
             return {"breeds": named, "similar": similar, "model": model, "node": node}
 
         with timed(request, "match"):
             return await aside(self.threads, match)
 
     def _nearest(
-        self, vector: np.ndarray, k: K, request: Request, breeds: Sequence[str] = ()
+        self, vector: np.ndarray, k: K, request: Request, breeds: list[str]
     ) -> list[Any]:
         """Find similar images, with the URL at which this service has each."""
         found = [

@@ -129,11 +129,8 @@ def is_public(address: str) -> bool:
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped
-        if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner:
-            return is_public(str(inner))
+        if ip.ipv4_mapped or ip in NAT64:  # the IPv4 one is in the last 32 bits
+            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip.is_site_local or ip.scope_id or ip.sixtofour:
             return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved)

@@ -88,8 +88,7 @@ class Guard:
             await self.app(scope, counted, noted)
         except Exception as error:
             await answer_error(Request(scope), error)(scope, receive, noted)
-        path = getattr(scope.get("route"), "path", "")
-        tags = {"route": path, "status": str(status)}
+        tags = {"route": getattr(scope.get("route"), "path", ""), "status": str(status)}
         self.requests.inc(tags=tags)
         self.latency.observe(milliseconds(started), tags=tags)
 

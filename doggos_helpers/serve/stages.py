@@ -175,6 +175,5 @@ class Classifier:
         model, classes, about = self.loaded
         shares = predict_probabilities(model, vector[None])[0]
         best = np.argsort(-shares, kind="stable")[:TOP_BREEDS]
-        return [
-            Breed(breed=classes[i], probability=float(shares[i])) for i in best
-        ], about
+        breeds = [Breed(breed=classes[i], probability=float(shares[i])) for i in best]
+        return breeds, about

@@ -21,22 +21,25 @@ def new_figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _axes(width: float, height: float, rows: int = 1) -> Any:
-    """Make a figure of charts above each other, and return it and their axes."""
+def _axes(width: float, height: float, rows: int = 1, label: str = "") -> Any:
+    """Make a figure of charts above each other, and return it and their axes.
+
+    `label` is of the x axis that they share.
+    """
     figure = new_figure(width, height * rows)
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel(label)
     return figure, axes
 
 
 def bars(values: Mapping[str, float], label: str) -> "Figure":
     """Draw one horizontal bar a name."""
-    figure, [axis] = _axes(6, 0.4 + 0.32 * len(values))
+    figure, [axis] = _axes(6, 0.4 + 0.32 * len(values), label=label)
     drawn = axis.barh(list(values), list(values.values()), color=BLUE)
     axis.bar_label(drawn, fmt="%g", padding=3, fontsize=8)
     axis.invert_yaxis()
-    axis.set_xlabel(label)
     return figure
 
 
@@ -59,13 +62,12 @@ def shares(table: pd.DataFrame, label: str, line: float) -> "Figure":
         label: Of the shares.
         line: Where a share means nothing, such as chance.
     """
-    figure, [axis] = _axes(6.5, 0.7 + 0.26 * len(table))
+    figure, [axis] = _axes(6.5, 0.7 + 0.26 * len(table), label=label)
     share, low, high = (table.iloc[:, i] for i in range(3))
     bounds = [share - low, high - share]
     axis.errorbar(share, table.index.astype(str), xerr=bounds, fmt="o", color=BLUE)
     axis.axvline(line, color=GREY, ls=":")
     axis.invert_yaxis()
-    axis.set_xlabel(label)
     return figure
 
 
@@ -76,14 +78,14 @@ def usage(samples: pd.DataFrame) -> "Figure":
     """
     over, *names = [column for column in samples.columns if column != "node"]
     nodes = samples.groupby("node") if "node" in samples else [("", samples)]
-    figure, axes = _axes(7, 1.5, max(1, len(names)))  # one where none could be read
+    # One chart where none could be read.
+    figure, axes = _axes(7, 1.5, max(1, len(names)), label=over)
     for axis, name in zip(axes, names, strict=False):
         for node, seen in nodes:
             axis.plot(seen[over], seen[name], marker=".", ms=4, label=node)
         axis.set_title(name, fontsize=9, loc="left")
         most = samples[name].max()
         axis.set_ylim(0, 1.1 * most if most > 0 else 1)
-    axes[-1].set_xlabel(over)
     if "node" in samples:
         axes[0].legend(fontsize=7)
     return figure
@@ -91,7 +93,7 @@ def usage(samples: pd.DataFrame) -> "Figure":
 
 def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
     """Draw the latencies of load tests, by title, above each other."""
-    figure, axes = _axes(7, 1.9, len(reports))
+    figure, axes = _axes(7, 1.9, len(reports), label="latency (ms)")
     longest = max(max(r["latencies_ms"], default=1.0) for r in reports.values())
     edges = np.linspace(0, longest, 31)  # shared by all
     for axis, (title, report) in zip(axes, reports.items(), strict=True):
@@ -103,7 +105,6 @@ def latency_histogram(reports: Mapping[str, Mapping[str, Any]]) -> "Figure":
         axis.set(ylabel="replies")
         axis.yaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes[-1].set_xlabel("latency (ms)")
     return figure
 
 
@@ -115,13 +116,9 @@ def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
             went on after a loss of workers, a line is drawn.
         classes: How many; the loss of guessing among them is drawn as a line.
     """
-    from matplotlib.ticker import MaxNLocator
-
     figure, [axis] = _axes(7, 3.8)
-    rows = pd.DataFrame(history)
-    for colour, (name, mine) in zip(
-        (BLUE, RED), rows.groupby("candidate"), strict=False
-    ):
+    candidates = pd.DataFrame(history).groupby("candidate")
+    for colour, (name, mine) in zip((BLUE, RED), candidates, strict=False):
         axis.plot(mine.epoch, mine.train_loss, color=colour, ls="--", lw=1)
         axis.plot(mine.epoch, mine.val_loss, color=colour, marker="o", ms=3, label=name)
         best = mine.loc[mine.val_loss.idxmin()]
@@ -130,7 +127,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]], classes: int) -> "Figure":
             axis.axvline(epoch - 0.5, color=colour, lw=1, label=f"{name}: gone on")
     axis.axhline(np.log(classes), color=GREY, ls=":", label="guessing")
     axis.set(xlabel="epoch", ylabel="loss (dashed: training)", ylim=(0, None))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False)
     return figure
 

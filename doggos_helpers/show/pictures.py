@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from doggos_helpers.data.files import read_bytes
 from doggos_helpers.data.images import BadImage, upright
@@ -25,8 +24,7 @@ def show_source(thing: Any) -> None:
     """Display the source of a function or class, with highlighting."""
     from IPython.display import Code, display
 
-    source = textwrap.dedent(inspect.getsource(thing))
-    display(Code(source, language="python"))
+    display(Code(textwrap.dedent(inspect.getsource(thing)), language="python"))
 
 
 def thumbnail(settings: Settings, path: str) -> np.ndarray:
@@ -34,8 +32,7 @@ def thumbnail(settings: Settings, path: str) -> np.ndarray:
     from PIL import ImageOps
 
     try:
-        data = read_bytes(settings.dataset_root, path)
-        image = upright(data, least_edge=THUMBNAIL)
+        image = upright(read_bytes(settings.dataset_root, path), least_edge=THUMBNAIL)
     except BadImage:
         return np.full((THUMBNAIL, THUMBNAIL, 3), 200, np.uint8)
     return np.asarray(ImageOps.pad(image, (THUMBNAIL, THUMBNAIL), color="white"))
@@ -120,8 +117,7 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
     tsne = TSNE(perplexity=perplexity, init="pca", metric="cosine", random_state=seed)
     points = tsne.fit_transform(vectors)
     figure = new_figure(8.5, 5)
-    axis = figure.subplots()
-    axis.set(xticks=[], yticks=[])
+    axis = figure.subplots(subplot_kw={"xticks": [], "yticks": []})
     # Colours that colour-blind readers tell apart; a second round has other shapes.
     colours, names = matplotlib.colormaps["okabe_ito"](range(8)), sorted(set(classes))
     for number, name in enumerate(names):
@@ -133,19 +129,3 @@ def embedding_map(vectors: np.ndarray, classes: np.ndarray, seed: int) -> "Figur
             text = axis.annotate(name, mine[far.argmin()], fontsize=8, ha="center")
             text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     return figure
-
-
-def confident_mistakes(settings: Settings, predictions: pd.DataFrame) -> "Figure":
-    """Draw the twelve wrongly classified images with the highest probabilities.
-
-    Args:
-        settings: For the data set.
-        predictions: The data frame of `read_predictions`.
-    """
-    wrong = predictions[predictions["class"] != predictions["predicted"]]
-    wrong = wrong.sort_values("probability", ascending=False).head(12)
-    titles = [
-        f"{row['class']}\nsaid {row['predicted']}\n{row['probability']:.2f}"
-        for row in wrong.to_dict("records")
-    ]
-    return sheet(settings, wrong["path"].tolist(), titles, columns=4)
