@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from doggos_helpers.artefacts import check_storage, write_run, writing
+from doggos_helpers.artefacts import alone, check_storage, write_run, writing
 from doggos_helpers.clip.files import model_fingerprint
 from doggos_helpers.clip.model import check_model
 from doggos_helpers.cluster.connect import Cluster
@@ -15,7 +15,6 @@ from doggos_helpers.embed.pipeline import TableSink, build_pipeline, check_bad_s
 from doggos_helpers.embed.settle import begin_table, encoder_of, settle
 from doggos_helpers.embed.table import read_record, table_folder
 from doggos_helpers.errors import StorageError, unwrapped
-from doggos_helpers.lock import alone
 from doggos_helpers.settings import Settings
 
 

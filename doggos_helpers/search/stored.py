@@ -10,12 +10,11 @@ from lancedb.index import Bitmap, BTree, IvfRq
 from pyarrow import fs
 from tqdm.auto import tqdm
 
-from doggos_helpers.artefacts import missing, read_json, write_json, writing
+from doggos_helpers.artefacts import alone, missing, read_json, write_json, writing
 from doggos_helpers.data.files import open_root
 from doggos_helpers.data.listing import CLASS, PATH, SPLIT
 from doggos_helpers.embed.table import EMBEDDING, find_table, read_embeddings, read_file
 from doggos_helpers.environment import bucket_access
-from doggos_helpers.lock import alone
 from doggos_helpers.search.index import IMAGES, quoted
 from doggos_helpers.settings import Settings
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ray.train import UserCallback
 from upath import UPath
 
-from doggos_helpers.artefacts import write_json
+from doggos_helpers.artefacts import alone, write_json
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import StorageError, causes
-from doggos_helpers.lock import alone
 from doggos_helpers.settings import Settings
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ MANY_BAD = 40
 HOLD = """
 import sys, time
 from doggos_helpers.settings import Settings
-from doggos_helpers.lock import alone
+from doggos_helpers.artefacts import alone
 with alone(Settings(dataset=sys.argv[1]), "embed"):
     print("holding", flush=True)
     time.sleep(120)

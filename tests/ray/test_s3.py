@@ -16,12 +16,11 @@ import pyarrow.dataset as ds
 import pytest
 from s3fs import S3FileSystem
 
-from doggos_helpers.artefacts import check_storage, read_json
+from doggos_helpers.artefacts import Lease, check_storage, read_json
 from doggos_helpers.data.files import list_files, read_bytes
 from doggos_helpers.data.manifest import build_manifest, draw_sample
 from doggos_helpers.embed.table import read_embeddings
 from doggos_helpers.errors import DataError, StorageError
-from doggos_helpers.lock import Lease
 from doggos_helpers.search.index import open_index
 from doggos_helpers.settings import Settings
 from doggos_helpers.stores import at
@@ -354,8 +353,8 @@ def test_a_job_whose_bucket_dies_goes_on_when_it_is_back(tmp_path):
 
 
 def test_a_lease_keeps_a_second_writer_out_and_ends_with_its_owner(owner, monkeypatch):
-    monkeypatch.setattr("doggos_helpers.lock.LEASE_S", 3)
-    monkeypatch.setattr("doggos_helpers.lock.BEAT_S", 0.5)
+    monkeypatch.setattr("doggos_helpers.artefacts.LEASE_S", 3)
+    monkeypatch.setattr("doggos_helpers.artefacts.BEAT_S", 0.5)
     path = at(f"s3://{BUCKET}/locks/.embed.lock")
     first, second = Lease(path), Lease(path)
     first.acquire(timeout=0)
@@ -368,8 +367,8 @@ def test_a_lease_keeps_a_second_writer_out_and_ends_with_its_owner(owner, monkey
 
 
 def test_of_many_that_take_a_lease_at_once_one_has_it(owner, monkeypatch):
-    monkeypatch.setattr("doggos_helpers.lock.LEASE_S", 1)
-    monkeypatch.setattr("doggos_helpers.lock.BEAT_S", 0.2)
+    monkeypatch.setattr("doggos_helpers.artefacts.LEASE_S", 1)
+    monkeypatch.setattr("doggos_helpers.artefacts.BEAT_S", 0.2)
     for name, left in (("new", False), ("stale", True)):
         path = at(f"s3://{BUCKET}/locks/.{name}.lock")
         if left:

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from doggos_helpers.artefacts import alone
 from doggos_helpers.errors import StorageError
-from doggos_helpers.lock import alone
 from doggos_helpers.settings import Settings
 
 HELD_S = 0.5
