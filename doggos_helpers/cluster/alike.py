@@ -57,9 +57,8 @@ def lacking(nodes: Sequence[Node], settings: Settings) -> dict[Node, list[str]]:
             sent = task.options(scheduling_strategy=on)
             asked[node] = sent.remote([marker, *there], versions())
         for seconds in (SAY_AFTER_S, ANSWER_S):
-            _, late = ray.wait(
-                [*asked.values()], num_returns=len(asked), timeout=seconds
-            )
+            answers = [*asked.values()]
+            _, late = ray.wait(answers, num_returns=len(answers), timeout=seconds)
             if late:
                 print(f"{len(late)} of {len(asked)} nodes don't answer yet", flush=True)
         for node, answer in asked.items():

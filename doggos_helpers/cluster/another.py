@@ -47,22 +47,17 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
         with log.open("w") as output, environment(RAY_TMPDIR=folder):
             node = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            yield _joined(node, before, cluster, log)
+            deadline = time.monotonic() + START_S
+            while not (new := set(live_nodes()) - before):
+                if node.poll() is not None or time.monotonic() > deadline:
+                    said = " ".join(log.read_text().split()[-30:])
+                    what = f"no second node came up ({said})"
+                    fix = "Run it again when the machine is less busy"
+                    raise ClusterError(what, cluster.address, fix)
+                time.sleep(0.2)
+            yield new.pop()
         finally:
             node.terminate()  # drains it, and ends what it started
             with contextlib.suppress(subprocess.TimeoutExpired):
                 node.wait(END_S)
             node.kill()
-
-
-def _joined(
-    node: subprocess.Popen, before: set[Node], cluster: Cluster, log: Path
-) -> Node:
-    deadline = time.monotonic() + START_S
-    while node.poll() is None and time.monotonic() < deadline:
-        if new := set(live_nodes()) - before:
-            return new.pop()
-        time.sleep(0.2)
-    said = " ".join(log.read_text().split()[-30:])
-    fix = "Run it again when the machine is less busy"
-    raise ClusterError(f"no second node came up ({said})", cluster.address, fix)

@@ -117,14 +117,10 @@ def plan_workers(
     task_cpus = min(_quarter(min(1.0, free / 2)), embed.cpus)
     # The classifier is so small that a GPU would wait for its data.
     evaluate = replace(serve, gpus=0, batch_size=256, dtype="float32")
-    return WorkerPlan(
-        replace(embed, task_cpus=task_cpus),
-        train,
-        replace(evaluate, task_cpus=min(task_cpus, evaluate.cpus)),
-        serve,
-        device="cuda" if on_gpu else "cpu",
-        accelerator_type=(settings.accelerator_type or "") if on_gpu else "",
-    )
+    evaluate = replace(evaluate, task_cpus=min(task_cpus, evaluate.cpus))
+    embed = replace(embed, task_cpus=task_cpus)
+    device, kind = ("cuda", settings.accelerator_type) if on_gpu else ("cpu", "")
+    return WorkerPlan(embed, train, evaluate, serve, device, kind or "")
 
 
 def fits(nodes: Sequence[Node], stage: StagePlan) -> int:

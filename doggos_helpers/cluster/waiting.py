@@ -35,13 +35,11 @@ def wait_for(
         ClusterError: The workers don't fit.
     """
     nodes = live_nodes()
-    have, held = "; ".join(map(str, nodes)), fits(nodes, stage)
+    have, held, why = "; ".join(map(str, nodes)), fits(nodes, stage), ""
     if held < stage.workers:
         why = f"don't fit: the nodes hold {held}"
     elif not leaves_room(nodes, stage):
         why = f"leave no node with {stage.task_cpus:g} CPU to read and decode"
-    else:
-        why = ""
     if why and cluster.grow_to is None:
         raise ClusterError(f"{stage} {why}", have, FIX)
     if room or held < stage.workers:
