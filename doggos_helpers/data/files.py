@@ -65,7 +65,11 @@ def list_files(root: str) -> Iterator[pa.Table]:
     """
     filesystem, base = open_root(root)
     with reading("the data set", root), ThreadPoolExecutor(AT_A_TIME) as pool:
-        _check_folder(filesystem.get_file_info(base), root)
+        info = filesystem.get_file_info(base)
+        if info.type != fs.FileType.Directory:
+            what = "the data set is a file, not a folder"
+            fix = "Set dataset (DOGGOS_DATASET) to sample, a folder or a URI"
+            raise DataError(what if info.is_file else "no such data set", root, fix)
         folders, asked = [(base, (os.path.realpath(base),))], deque[Any]()
         while folders or asked:
             while folders and len(asked) < AT_A_TIME:
@@ -78,13 +82,6 @@ def list_files(root: str) -> Iterator[pa.Table]:
                     folders.append((folder, (*above, real)))
             rows = [(path[len(base) :].lstrip("/"), *more) for path, *more in rows]
             yield pa.Table.from_struct_array(pa.array(rows, LISTED))
-
-
-def _check_folder(info: fs.FileInfo, root: str) -> None:
-    if info.type != fs.FileType.Directory:
-        fix = "Set dataset (DOGGOS_DATASET) to sample, a folder or a URI"
-        what = "the data set is a file, not a folder"
-        raise DataError(what if info.is_file else "no such data set", root, fix)
 
 
 def _look(filesystem: fs.FileSystem, folder: str) -> tuple[list[str], list[tuple]]:
@@ -127,5 +124,4 @@ def write_parquet(table: pa.Table, folder: str, name: str) -> None:
     """Write a Parquet file into a folder or URI, whole or not at all."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    buffer.seek(0)
-    write_whole(UPath(folder) / name, buffer)
+    write_whole(UPath(folder) / name, buffer.getvalue())

@@ -43,13 +43,11 @@ def upright(data: bytes, least_edge: int = 0) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise BadImage(f"too many pixels: {width} x {height}")
+            raise Image.DecompressionBombError(f"{width} x {height}")
         if least_edge:
             scale = least_edge / min(width, height)
             image.draft("RGB", (int(width * scale) + 1, int(height * scale) + 1))
         return _to_rgb(ImageOps.exif_transpose(image))
-    except BadImage:
-        raise
     except Image.DecompressionBombError as error:
         raise BadImage(f"too many pixels: {error}") from error
     except UnidentifiedImageError:

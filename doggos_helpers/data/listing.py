@@ -31,17 +31,15 @@ SCHEMA = pa.schema(
 
 def given_rows(file: str) -> Iterator[pa.Table]:
     """Yield the rows of a manifest that the user wrote, with all columns."""
-    table = open_given(file, "the manifest")
-    there = pa.schema([f for f in SCHEMA if f.name in table.schema.names])
+    table, columns = open_given(file, "the manifest"), {}
+    for f in SCHEMA:
+        columns[f.name] = pc.scalar(pa.scalar("" if f.type == "string" else 0, f.type))
+        if f.name in table.schema.names:
+            given = pc.field(f.name).cast(f.type)
+            columns[f.name] = pc.coalesce(given, columns[f.name])
     with reading("the manifest", file):
-        for batch in table.to_batches(columns=there.names):
-            rows = pa.Table.from_batches([batch]).cast(there)
-            for f in SCHEMA:
-                if f.name not in there.names:
-                    rows = rows.append_column(f, pa.nulls(len(rows), f.type))
-            rows = rows.select(SCHEMA.names)
-            empty = ["" if f.type == "string" else 0 for f in SCHEMA]
-            yield pa.table(list(map(pc.fill_null, rows.columns, empty)), SCHEMA)
+        for batch in table.to_batches(columns=columns):
+            yield pa.Table.from_batches([batch], SCHEMA)
 
 
 @dataclass
