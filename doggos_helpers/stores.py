@@ -43,10 +43,9 @@ def open_root(uri: str) -> tuple[fs.FileSystem, str]:
         bucket = place.partition("/")[0]
         return _open_bucket(bucket, who == "anonymous", bucket_endpoint()), place
     except (ValueError, ImportError, OSError) as error:
+        what = f"no file system for {scheme}:// ({error})"
         fix = "Use a folder, s3://, or install the fsspec package for it"
-        raise DataError(
-            f"no file system for {scheme}:// ({error})", uri, fix
-        ) from error
+        raise DataError(what, uri, fix) from error
 
 
 @functools.lru_cache(maxsize=8)

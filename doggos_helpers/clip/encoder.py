@@ -91,11 +91,9 @@ class ClipEncoder:
 
         tower = self._tower("text")
         if unknown := sorted({w for text in texts for w in self.unknown_words(text)}):
-            logging.getLogger(__name__).warning(
-                "The model has never seen the words: %s. It knows these: %s",
-                ", ".join(unknown),
-                ", ".join(self._words),
-            )
+            what = "The model has never seen the words: %s. It knows these: %s"
+            words = (", ".join(unknown), ", ".join(self._words))
+            logging.getLogger(__name__).warning(what, *words)
         most = tower.config.max_position_embeddings
         options = {"padding": True, "truncation": True, "max_length": most}
         tokens = self._tokenizer(list(texts), **options, return_tensors="pt")

@@ -94,11 +94,9 @@ def check_bad_share(reasons: Counter[str], most: float) -> None:
     rows, bad = reasons.total(), reasons.total() - reasons[""]
     if bad > most * rows:
         first = [f"{n} x {reason}" for reason, n in reasons.most_common(4) if reason]
-        raise DataError(
-            f"{bad} of {rows} images are bad, more than max_bad_share = {most:g}",
-            "; ".join(first),
-            "Mend the files or the dataset setting; what is embedded is kept",
-        )
+        what = f"{bad} of {rows} images are bad, more than max_bad_share = {most:g}"
+        fix = "Mend the files or the dataset setting; what is embedded is kept"
+        raise DataError(what, "; ".join(first), fix)
 
 
 def build_pipeline(manifest: Manifest, settings: Settings, plan: WorkerPlan) -> Dataset:

@@ -74,11 +74,9 @@ def read_record(settings: Settings) -> dict[str, Any]:
     try:
         record["fingerprint"], record["encoder"]["model"]
     except (KeyError, TypeError):
-        raise StorageError(
-            "not the record of an embedding run",
-            str(file),
-            "Delete it and run notebook 03_embedding: rows that are there are kept",
-        ) from None
+        fix = "Delete it and run notebook 03_embedding: rows that are there are kept"
+        what = "not the record of an embedding run"
+        raise StorageError(what, str(file), fix) from None
     return record
 
 
@@ -179,8 +177,6 @@ def _readable(folder: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        raise StorageError(
-            f"can't read the embeddings ({str(error).split(': ')[-1]})",
-            folder,
-            "Run notebook 03_embedding again: it computes what can't be read",
-        ) from error
+        what = f"can't read the embeddings ({str(error).split(': ')[-1]})"
+        fix = "Run notebook 03_embedding again: it computes what can't be read"
+        raise StorageError(what, folder, fix) from error
