@@ -25,6 +25,7 @@ PREFIX = "DOGGOS_"
 # In a notebook's parameters, where 0 is else "not given".
 ZERO_COUNTS = ("seed", "dropout", "hidden_units", "patience", "wait_for_cluster_s")
 YesNo = Literal["yes", "no"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Settings(Places):
@@ -52,9 +53,7 @@ class Settings(Places):
     accelerator_type: str | None = Field(None, description="such as L4; default: any")
     gpus_per_worker: float | None = Field(None, gt=0, description="may be a fraction")
     memory_per_worker: float | None = Field(None, gt=0, description="GiB to reserve")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="of the CLIP towers"
-    )
+    dtype: Dtype | None = Field(None, description="of the CLIP towers")
     embed_workers: int | None = Field(None, gt=0, description="how many")
     embed_cpus: float | None = Field(None, gt=0, description="CPUs of each")
     embed_batch_size: int | None = Field(None, gt=0, description="images")

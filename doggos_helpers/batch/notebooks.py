@@ -38,9 +38,8 @@ class BatchSettings(Settings, env_prefix="DOGGOS_BATCH_"):
     @property
     def options(self) -> dict[str, Any]:
         """The settings of notebooks that were given as options."""
-        return self.model_dump(
-            include=self.model_fields_set & set(Settings.model_fields)
-        )
+        given = self.model_fields_set & set(Settings.model_fields)
+        return self.model_dump(include=given)
 
 
 def find_notebooks(folder: Path, only: str = "", first: str = "") -> list[Path]:
