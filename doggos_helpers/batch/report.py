@@ -1,6 +1,5 @@
 """What a batch leaves to read without Jupyter: a page a notebook, and one of all."""
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,16 +12,6 @@ from doggos_helpers.artefacts import write_whole
 
 INDEX = "index.html"
 GOOD = "All good"  # what a notebook's check prints, with its figures
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>The series</title>
-<style>body {{font: 1rem/1.5 sans-serif; margin: 2rem}} td, th {{text-align: left;
-padding: .3rem .8rem .3rem 0}}</style><h1>The series, executed</h1><p>{about}</p>
-<table><tr><th>notebook<th>minutes<th>what came out<th>with outputs</tr>
-{rows}</table></html>
-"""
-ROW = (
-    '<tr><td><a href="{name}.html">{name}</a><td>{minutes:.1f}<td>{found}'
-    '<td><a href="{name}.ipynb">.ipynb</a></tr>\n'
-)
 
 
 def is_done(notebook: Path, copy: Path, given: Mapping[str, Any] | None = None) -> bool:
@@ -44,7 +33,7 @@ def is_done(notebook: Path, copy: Path, given: Mapping[str, Any] | None = None) 
     return bool(ended and same and given in (None, ran.get("parameters")))
 
 
-def row(copy: Path) -> str:
+def row(copy: Path) -> dict[str, str]:
     """Return a row of the page: minutes, and what the check or the failure said."""
     notebook = nbformat.read(copy, as_version=4)
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
@@ -52,8 +41,8 @@ def row(copy: Path) -> str:
     found = [line for line in lines if line.startswith(GOOD)]
     found += [f"{o.ename}: {o.evalue}" for o in outputs if o.output_type == "error"]
     minutes = (notebook.metadata.get("papermill", {}).get("duration") or 0) / 60
-    said = html.escape("; ".join(found) or "not finished")
-    return ROW.format(name=copy.stem, minutes=minutes, found=said)
+    said = "; ".join(found) or "not finished"
+    return {"name": copy.stem, "minutes": f"{minutes:.1f}", "found": said}
 
 
 def publish(copy: Path, copies: Sequence[Path], about: str, folder: UPath) -> None:
@@ -65,13 +54,14 @@ def publish(copy: Path, copies: Sequence[Path], about: str, folder: UPath) -> No
         about: The run, in a sentence.
         folder: Where all of it goes as well.
     """
+    from jinja2 import Template
     from nbconvert import HTMLExporter
 
     # What Jupyter's page would load from the internet are scripts, all of them.
     text = HTMLExporter(template_name="lab").from_filename(str(copy))[0]
     text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
-    rows = "".join(row(path) for path in copies if path.is_file())
-    index = PAGE.format(about=html.escape(about), rows=rows)
+    page = Template(Path(__file__).with_name("page.html").read_text(), autoescape=True)
+    index = page.render(about=about, rows=[row(p) for p in copies if p.is_file()])
     for place in (UPath(copy.parent), folder):
         write_whole(place / copy.name, copy.read_bytes())
         write_whole(place / f"{copy.stem}.html", text.encode())
