@@ -8,18 +8,13 @@ from typing import Any
 import numpy as np
 
 from doggos_helpers.clip.files import model_folder
-from doggos_helpers.clip.model import (
-    load_processor,
-    load_tokenizer,
-    load_tower,
-    preprocessing_of,
-)
+from doggos_helpers.clip.model import load_processor, load_tokenizer, load_tower
 from doggos_helpers.data.images import Preprocessing
 
 
 def load_preprocessing(model: str, revision: str = "") -> Preprocessing:
     """Read how the model's own processor resizes and crops."""
-    return preprocessing_of(load_processor(model_folder(model, revision)))
+    return Preprocessing.of(load_processor(model_folder(model, revision)))
 
 
 class ClipEncoder:
@@ -56,7 +51,7 @@ class ClipEncoder:
         self._towers = {t: load_tower(folder, t, dtype).to(device) for t in towers}
         if "image" in towers:
             processor = load_processor(folder)
-            self.preprocessing = preprocessing_of(processor)
+            self.preprocessing = Preprocessing.of(processor)
             scale = torch.tensor([processor.image_mean, processor.image_std]) * 255
             self._mean, self._std = scale.view(2, 1, 3, 1, 1).to(device)
         if "text" in towers:

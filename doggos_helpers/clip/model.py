@@ -91,17 +91,6 @@ def load_processor(folder: Path) -> Any:
     return load_part("AutoImageProcessor", folder, backend="pil")
 
 
-def preprocessing_of(processor: Any) -> Preprocessing:
-    """Read how an image processor resizes and crops."""
-    size = dict(processor.size or {})
-    crop = dict(processor.crop_size or {}) if processor.do_center_crop else size
-    return Preprocessing(
-        shortest_edge=int(size.get("shortest_edge") or 0),
-        crop=(int(crop["height"]), int(crop["width"])),
-        resample=int(processor.resample),
-    )
-
-
 def _check_processor(folder: Path, edge: int) -> None:
     """Compare one image through the model's own processor and through ours."""
     from PIL import Image
@@ -110,7 +99,7 @@ def _check_processor(folder: Path, edge: int) -> None:
     image = Image.fromarray(random.integers(0, 256, (3 * edge, 2 * edge, 3), np.uint8))
     with refused("the image processor is not for RGB images of one size", folder, COPY):
         theirs = np.array(processor(images=image, return_tensors="np").pixel_values)[0]
-        pixels = preprocess(image, preprocessing_of(processor))
+        pixels = preprocess(image, Preprocessing.of(processor))
         ours = (pixels / 255 - processor.image_mean) / processor.image_std
     fits = theirs.shape == (3, edge, edge) and ours.shape == (edge, edge, 3)
     if not fits or np.abs(theirs - ours.transpose(2, 0, 1)).max() > 0.02:

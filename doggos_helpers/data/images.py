@@ -3,6 +3,7 @@
 import io
 import warnings
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -26,6 +27,15 @@ class Preprocessing:
     shortest_edge: int
     crop: tuple[int, int]
     resample: int
+
+    @classmethod
+    def of(cls, processor: Any) -> Self:
+        """Read how a processor of transformers resizes and crops."""
+        size = dict(processor.size or {})
+        crop = dict(processor.crop_size or {}) if processor.do_center_crop else size
+        height, width = int(crop["height"]), int(crop["width"])
+        edge = int(size.get("shortest_edge") or 0)
+        return cls(edge, (height, width), int(processor.resample))
 
 
 def upright(data: bytes, least_edge: int = 0) -> Image.Image:
