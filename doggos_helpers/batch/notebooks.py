@@ -89,9 +89,9 @@ def check_parameters(parameters: Mapping[str, Any], declared: set[str]) -> None:
 
 
 def run_notebook(
-    notebook: Path, out: Path, parameters: Mapping[str, Any], progress: bool
+    notebook: Path, copy: Path, parameters: Mapping[str, Any], progress: bool
 ) -> None:
-    """Execute one notebook into `out`.
+    """Execute one notebook into a copy.
 
     Raises:
         NotebookError: It names the cell, the error and the partly executed copy.
@@ -100,7 +100,6 @@ def run_notebook(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    copy = out / notebook.name
     # Of the kernel, not of its cells: it reports its own end as an error.
     quiet = {"extra_arguments": ["--log-level=CRITICAL"], "progress_bar": progress}
     try:
@@ -166,10 +165,9 @@ def run_notebooks(settings: BatchSettings) -> Path:
                 continue
             started = time.monotonic()
             try:
-                run_notebook(notebook, out, given, settings.shows_progress)
+                run_notebook(notebook, copy, given, settings.shows_progress)
             finally:
                 print(f"{(time.monotonic() - started) / 60:.1f} min", flush=True)
                 if copy.is_file():
-                    copies = [out / path.name for path in series]
-                    publish(copy, copies, about, stored)
+                    publish(copy, [out / p.name for p in series], about, stored)
     return out

@@ -2,7 +2,6 @@
 
 import contextlib
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import ray
 
 from doggos_helpers.cluster.connect import Cluster
-from doggos_helpers.cluster.nodes import live_nodes
+from doggos_helpers.cluster.nodes import RAY, live_nodes
 from doggos_helpers.cluster.plan import Node
 from doggos_helpers.environment import environment
 from doggos_helpers.errors import ClusterError
@@ -32,7 +31,7 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
     """
     before = set(live_nodes())
     command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+        *(*RAY, "start", "--block"),
         f"--address={cluster.address}",
         f"--node-ip-address={ray.util.get_node_ip_address()}",
         *(f"--num-cpus={cpus}", "--num-gpus=0"),

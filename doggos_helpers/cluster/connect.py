@@ -16,12 +16,7 @@ from doggos_helpers.artefacts import check_storage
 from doggos_helpers.cluster.alike import check_alike
 from doggos_helpers.cluster.kernel import let_go_after_interrupts
 from doggos_helpers.cluster.monitor import Usage, monitor
-from doggos_helpers.cluster.nodes import (
-    check_answers,
-    growth_limits,
-    live_nodes,
-    running_here,
-)
+from doggos_helpers.cluster.nodes import growth_limits, live_nodes, reach, running_here
 from doggos_helpers.cluster.plan import Node, WorkerPlan, plan_workers
 from doggos_helpers.errors import ClusterError
 from doggos_helpers.settings import LOCAL, Settings
@@ -122,7 +117,7 @@ def _join_or_start(settings: Settings) -> None:
         options = {"namespace": STARTED_HERE}
     try:
         if given:
-            check_answers(given)
+            reach(given)
         with environment.environment(**AT_INIT):
             ray.init(address=address, **options, **QUIET)
     except Exception as error:  # Ray's own are of several families, and bare ones

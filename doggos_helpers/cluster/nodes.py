@@ -19,6 +19,7 @@ from doggos_helpers.cluster.plan import Node
 from doggos_helpers.settings import Settings
 
 NODE = "node"
+RAY = (sys.executable, "-m", "ray.scripts.scripts")  # the command `ray`
 ANSWER_S = 15  # importing Ray takes seconds
 UNLIMITED = {"CPU": 64, "GPU": 8}  # what to plan for where there is no limit
 
@@ -88,12 +89,12 @@ def running_here() -> str:
         from ray._private.services import find_bootstrap_address
 
         if address := find_bootstrap_address(None):
-            check_answers(address)
+            reach(address)
             return address
     return ""
 
 
-def check_answers(address: str) -> None:
+def reach(address: str) -> None:
     """Raise OSError where nothing, or no Ray, listens, or one with another token.
 
     Ray itself would try for minutes, for ever, and for 20 seconds.
@@ -102,11 +103,9 @@ def check_answers(address: str) -> None:
     if "://" in address or not port.isdigit():
         return
     socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
+    ask = [*RAY, "health-check", "--address", address]
     try:
-        done = subprocess.run(
-            [*ask, address], capture_output=True, text=True, timeout=ANSWER_S
-        )
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=ANSWER_S)
     except subprocess.TimeoutExpired:
         raise TimeoutError("what listens there is no Ray, or hangs") from None
     if done.returncode:
