@@ -25,7 +25,7 @@ class ClipEncoder:
         revision: Commit or tag of a hub model; empty: the newest.
         device: "cpu" or "cuda".
         dtype: "float32", "bfloat16" or "float16".
-        threads: CPU threads for torch; 0 leaves torch's choice.
+        threads: CPU threads for torch.
         towers: "image", "text" or both; load only what is needed.
 
     Raises:
@@ -44,8 +44,7 @@ class ClipEncoder:
         """Load the towers."""
         import torch
 
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
         self.device, self.dtype = device, getattr(torch, dtype)
         folder = model_folder(model, revision, weights=True)
         self._towers = {t: load_tower(folder, t, dtype).to(device) for t in towers}

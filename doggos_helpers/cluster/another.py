@@ -21,8 +21,8 @@ END_S = 20
 
 
 @contextlib.contextmanager
-def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
-    """Start a Ray node here, which joins the cluster, and end it after the block.
+def another_node(cluster: Cluster) -> Iterator[Node]:
+    """Start a Ray node of one CPU here, which joins the cluster; end it after a block.
 
     It is what `ray start --address` starts on a machine of its own.
 
@@ -34,7 +34,7 @@ def another_node(cluster: Cluster, cpus: int = 1) -> Iterator[Node]:
         *(*RAY, "start", "--block"),
         f"--address={cluster.address}",
         f"--node-ip-address={ray.util.get_node_ip_address()}",
-        *(f"--num-cpus={cpus}", "--num-gpus=0"),
+        *("--num-cpus=1", "--num-gpus=0"),
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         # The defaults are for one node a machine.
         *("--dashboard-agent-listen-port=0", "--min-worker-port=0"),

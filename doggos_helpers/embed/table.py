@@ -23,6 +23,7 @@ COLUMNS = [PATH, CLASS, SPLIT, EMBEDDING]
 GOOD = pc.field(REASON).is_null()
 LABELLED = GOOD & (pc.field(CLASS) != "")  # classifiers learn and are measured on these
 READERS = 16  # threads that wait for files
+ALL = 2**31 - 1  # rows: more than fit into memory
 
 
 def table_folder(settings: Settings) -> str:
@@ -137,9 +138,7 @@ def read_file(folder: str, path: str, rows: pc.Expression = GOOD) -> pa.Table:
     return table.set_column(COLUMNS.index(EMBEDDING), EMBEDDING, lists)
 
 
-def read_embeddings(
-    settings: Settings, split: str = "", most: int = 2**31 - 1
-) -> Embeddings:
+def read_embeddings(settings: Settings, split: str = "", most: int = ALL) -> Embeddings:
     """Read good rows of the table into memory, of one split or of all.
 
     They are `most` rows at most: the first ones, in the order of the table's files.
