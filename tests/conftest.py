@@ -27,7 +27,7 @@ RAYS = (
     "notebooks/test_execute",
     "setup/test_lab",
 )
-# Of those, what runs in clusters of its own, at about the same length as all the others.
+# Of those, what runs in clusters of its own: about as long as all the others.
 CLUSTERS = (
     "faults/test_kills",
     "faults/test_training_kills",

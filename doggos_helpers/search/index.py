@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from doggos_helpers.data.images import decode
 from doggos_helpers.data.listing import CLASS, PATH, SPLIT
-from doggos_helpers.embed.table import COLUMNS, EMBEDDING, read_embeddings, read_record
+from doggos_helpers.embed.table import EMBEDDING, read_embeddings, read_record
 from doggos_helpers.errors import SettingsError
 from doggos_helpers.settings import Settings
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
 
 IMAGES = "images"  # the table of LanceDB
 SHOWN = 400  # characters that a message spends on classes
-EXACT_ROWS = 10_000  # up to here comparing all takes milliseconds
+KNOWN = "Use a path as a search prints it, or --image with a file"
+EXACT_ROWS = 10_000  # up to here comparing all takes less than a millisecond
+TINY = 1e-12  # the length that a vector of nothing gets
 PROBES, REFINE = 32, 10  # lists searched; candidates compared exactly, of each k
 
 
@@ -35,10 +36,10 @@ class Match:
 
 
 class Index:
-    """Embedded images to search in: a table of LanceDB, with a vector index or without.
+    """Embedded images to search in: a table of LanceDB with a vector index.
 
-    Without one, a query is compared with every row; with one, with the nearest lists of
-    rows, and the best of them again, exactly.
+    A query is compared with the nearest lists of rows, and with the best of them again,
+    exactly.
     """
 
     def __init__(self, rows: Any, classes: Sequence[str]) -> None:
@@ -55,8 +56,7 @@ class Index:
         wanted = f"{PATH} = {quoted(path)}"
         found = self.rows.search().where(wanted).select([EMBEDDING]).limit(1).to_arrow()
         if not len(found):
-            fix = "Use a path as a search prints it, or --image with a file"
-            raise SettingsError("no such image in the index", path, fix)
+            raise SettingsError("no such image in the index", path, KNOWN)
         return found[EMBEDDING].combine_chunks().flatten().to_numpy()
 
     def top_k(
@@ -79,6 +79,11 @@ class Index:
             names = textwrap.shorten(f"classes: {', '.join(self.classes)}", SHOWN)
             fix = "Filter by classes of the index"
             raise SettingsError(f"no images of class {', '.join(unknown)}", names, fix)
+        return self._nearest(vector, k, classes, split)
+
+    def _nearest(
+        self, vector: np.ndarray, k: int, classes: Sequence[str], split: str
+    ) -> list[Match]:
         query = self.rows.search(vector, vector_column_name=EMBEDDING).limit(k)
         query = query.distance_type("cosine").select([PATH, CLASS, SPLIT, "_distance"])
         query = query.nprobes(PROBES).refine_factor(REFINE)
@@ -110,18 +115,40 @@ class Index:
 
 
 class SearchIndex(Index):
-    """Exact search in memory."""
+    """Exact search in memory: a query is compared with every row."""
 
     def __init__(self, embeddings: "Embeddings") -> None:
-        """Copy vectors, float32 [n, d], and their rows to a table in memory."""
-        import lancedb
+        """Keep the rows, and the number of each one's class."""
+        self.embeddings, self.dimension = embeddings, embeddings.vectors.shape[1]
+        names, self.numbers = np.unique(embeddings.classes, return_inverse=True)
+        self.classes = names.tolist()
 
-        flat, size = pa.array(embeddings.vectors.ravel()), embeddings.vectors.shape[1]
-        vectors = pa.FixedSizeListArray.from_arrays(flat, size)
-        columns = [embeddings.paths, embeddings.classes, embeddings.splits, vectors]
-        table = pa.table(columns, COLUMNS)
-        rows = lancedb.connect("memory://").create_table(IMAGES, table)
-        super().__init__(rows, sorted(set(embeddings.classes.tolist())))
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.embeddings)
+
+    def vector_of(self, path: str) -> np.ndarray:
+        """Return the embedding of an image by its path, or raise SettingsError."""
+        found = np.flatnonzero(self.embeddings.paths == path)
+        if not len(found):
+            raise SettingsError("no such image in the index", path, KNOWN)
+        return self.embeddings.vectors[found[0]]
+
+    def _nearest(
+        self, vector: np.ndarray, k: int, classes: Sequence[str], split: str
+    ) -> list[Match]:
+        rows = self.embeddings
+        scores = rows.vectors @ vector / max(np.linalg.norm(vector), TINY)
+        wanted = [self.classes.index(name) for name in classes]
+        chosen = np.isin(self.numbers, wanted) if classes else np.full(len(rows), True)
+        if split:
+            chosen &= rows.splits == split
+        left = np.flatnonzero(chosen)
+        best = left[np.argsort(-scores[left], kind="stable")[:k]]
+        return [
+            Match(rows.paths[i], rows.classes[i], rows.splits[i], float(scores[i]))
+            for i in best
+        ]
 
 
 def open_index(settings: Settings, update: bool = True) -> Index:
