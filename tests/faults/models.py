@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from doggos_helpers.clip.files import FIX
 from doggos_helpers.settings import Settings
 from doggos_sample import MODEL_DIR
 from tests.faults.case import Case, Outcome, Place
@@ -248,7 +249,7 @@ CASES: tuple[Case, ...] = (
         message="neither the hub nor its cache gives it (RepositoryNotFoundError",
         cause="`DOGGOS_MODEL` names a hub id that doesn't exist, or a folder that isn't"
         " where the command was started.",
-        fix="Set DOGGOS_MODEL to sample, a folder written by save_pretrained, or a",
+        fix=FIX,
         own_process=True,
         after=within_the_hubs_time,
     ),
@@ -260,7 +261,7 @@ CASES: tuple[Case, ...] = (
         message="neither the hub nor its cache gives it (ReadTimeout",
         cause="A hub model is asked for, and the hub doesn't answer within ten seconds"
         " (`HF_HUB_ETAG_TIMEOUT` changes that).",
-        fix="a hub id that this machine can reach; HF_TOKEN, HTTPS_PROXY and",
+        fix=FIX,
         own_process=True,
         after=within_the_hubs_time,
     ),
@@ -271,7 +272,7 @@ CASES: tuple[Case, ...] = (
         code=4,
         message="neither the hub nor its cache gives it (ConnectError",
         cause="A hub model is asked for on a machine without a network.",
-        fix="a hub id that this machine can reach; HF_TOKEN, HTTPS_PROXY and",
+        fix=FIX,
         own_process=True,
         after=within_the_hubs_time,
     ),
@@ -282,7 +283,7 @@ CASES: tuple[Case, ...] = (
         code=4,
         message="the model is no folder here",
         cause="`DOGGOS_MODEL` is a path at which there is nothing.",
-        fix="Set DOGGOS_MODEL to sample, a folder written by save_pretrained, or a",
+        fix=FIX,
         after=soon,
     ),
     Case(
@@ -292,7 +293,7 @@ CASES: tuple[Case, ...] = (
         code=4,
         message="the model is no folder here",
         cause="`DOGGOS_MODEL` names the weights and not the folder that holds them.",
-        fix="Set DOGGOS_MODEL to sample, a folder written by save_pretrained, or a",
+        fix=FIX,
         after=soon,
     ),
     Case(

@@ -357,7 +357,7 @@ CASES: tuple[Case, ...] = (
         5,
         "MLflow can't be used (Detected out-of-date database schema",
         "an older or newer MLflow made it",
-        "run `mlflow db upgrade ",
+        "run `mlflow db upgrade",
     ),
     Case(
         AREA,

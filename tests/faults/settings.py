@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
+from doggos_helpers.cluster.waiting import FIX
 from doggos_helpers.settings import Settings
 from tests.faults.case import Case, Outcome, Place
 from tests.faults.hub import silent_hub
@@ -285,7 +286,7 @@ OF_CLUSTERS = (
         message="1 workers of 64 CPU, 0 GPU don't fit: the nodes hold 0",
         cause="A worker asks for more CPUs than any one node has, or there are more"
         " workers than the nodes hold together.",
-        fix="Ask for fewer or smaller workers (embed_workers, train_workers, replicas",
+        fix=FIX,
         cluster=True,
         long=True,
         after=refused_without_waiting,
@@ -297,7 +298,7 @@ OF_CLUSTERS = (
         code=6,
         message="1 workers of 1 CPU, 0 GPU, 4000.0 GiB of memory don't fit",
         cause="Ray reserves the memory for each worker, and no node has so much.",
-        fix="Ask for fewer or smaller workers (embed_workers, train_workers, replicas",
+        fix=FIX,
         cluster=True,
         long=True,
         after=refused_without_waiting,
@@ -310,7 +311,7 @@ OF_CLUSTERS = (
         message="2 workers of 1 CPU, 0 GPU leave no node with 0.25 CPU",
         cause="The workers take all CPUs, or leave too little of each node's. Ray Data"
         " counts the CPUs of all nodes together and would wait for ever.",
-        fix="Ask for fewer or smaller workers (embed_workers, train_workers, replicas",
+        fix=FIX,
         cluster=True,
         after=refused_without_waiting,
     ),

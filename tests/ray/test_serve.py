@@ -225,8 +225,9 @@ def test_requests_at_a_time_are_all_answered_and_share_batches(app):
     assert report["statuses"] == {"200": 60}
     assert set(report["nodes"]) <= {node.name for node in app.cluster.nodes}
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
-
-    assert set(report["batches"]) - {"1"}, report["batches"]
+    # Of 12 at a time, one may find the model free; the others share what comes next.
+    alone = report["batches"].pop("1", 0)
+    assert alone < 30 < sum(report["batches"].values()), report["batches"]
     assert report["parts_ms"]["embed"] < report["parts_ms"]["total"]
 
 
