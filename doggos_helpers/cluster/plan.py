@@ -202,7 +202,7 @@ def _on_cpus(nodes: Sequence[Node], settings: Settings) -> tuple[StagePlan, ...]
     cpus = _quarter(min(1.0, half / each))
     train = StagePlan(CPU_TRAIN_WORKERS, each, cpus, 0, 1, 32, "float32")
     cpus = _quarter(min(1.0, half))
-    return embed, train, StagePlan(len(nodes), 1, cpus, 0, threads, 8, dtype)
+    return embed, train, StagePlan(len(nodes), 1, cpus, 0, threads, 32, dtype)
 
 
 def _asked(

@@ -19,6 +19,7 @@ from doggos_helpers.serve.stages import Encoder, Served, ServeSettings
 API_CPUS = 0.25  # of a replica that leaves the encoder to another one
 ONGOING_REQUESTS = 64  # of a replica: most of them wait for somebody's web server
 QUEUED_REQUESTS = 100  # more than that are answered 503 at once
+HELP = 4  # another replica comes before a batch is full: at this part of one
 # A replica that is overloaded for 2 s gets help; it is let go after a quiet minute.
 SCALING = {"upscale_delay_s": 2, "downscale_delay_s": 60, "metrics_interval_s": 1}
 
@@ -50,7 +51,7 @@ def application(served: Served, cluster: Cluster) -> serve.Application:
     }
     if settings.max_replicas:
         limits = {"min_replicas": stage.workers, "max_replicas": settings.max_replicas}
-        target = {"target_ongoing_requests": stage.batch_size}
+        target = {"target_ongoing_requests": stage.batch_size // HELP}
         options["autoscaling_config"] = limits | target | SCALING
         del options["num_replicas"]
     if (settings.encoder_apart or ("yes" if stage.gpus else "no")) == "no":
