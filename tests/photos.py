@@ -8,7 +8,7 @@ import pytest
 FOLDER = Path(
     os.environ.get("DOGGOS_TEST_PHOTOS")
     or Path(__file__).parents[2] / "shared" / "photos"
-)
+).resolve()  # as settings do: a link would be another data set
 DOGS = FOLDER / "doggos"
 NOT_DOGS = FOLDER / "not_dog"
 
