@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IMAGES = "images"  # the table of LanceDB
 SHOWN = 400  # characters that a message spends on classes
 KNOWN = "Use a path as a search prints it, or --image with a file"
-EXACT_ROWS = 10_000  # up to here comparing all takes less than a millisecond
+EXACT_ROWS = 10_000  # up to here comparing all takes a millisecond
 TINY = 1e-12  # the length that a vector of nothing gets
 PROBES, REFINE = 32, 10  # lists searched; candidates compared exactly, of each k
 
