@@ -109,7 +109,7 @@ def build_manifest(settings: Settings, parts: int = 0) -> Manifest:
             found.write(found.images(list_files(root)), draft)
             wanted = found.leave_out(draft, root)
         if not found.labels:
-            fix = f"Lay the images out as {LAYOUT}"
+            fix = f"Name a folder with images at any depth; to train, {LAYOUT}"
             raise DataError(f"no images found ({found.ignored} other files)", root, fix)
         found.warn(root)
         parts = parts or -(-found.labels.total() // PART_ROWS)

@@ -163,7 +163,7 @@ CASES = (
         3,
         "no images found (0 other files): ",
         "The folder holds no images, or other files alone.",
-        LAY_OUT,
+        "Name a folder with images at any depth; to train, <split>/<class>/<image>",
         after=_nothing_was_made,
     ),
     Case(

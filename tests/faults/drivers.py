@@ -47,9 +47,9 @@ class Driver:
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
-    def wait(self) -> int | None:
+    def wait(self, limit_s: float = START_S) -> int | None:
         """Wait for its end; return its exit code, or None where it was killed."""
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + limit_s
         while not self.ended():
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
