@@ -5,10 +5,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# Unless told otherwise Ray, MLflow and Hugging Face report usage, and threads of
-# PyTorch that wait for each other keep cores from processes that decode.
-DEFAULTS = {
-    "OMP_WAIT_POLICY": "PASSIVE",
+# Ray, MLflow and Hugging Face report usage unless told otherwise.
+TELEMETRY_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -18,7 +16,7 @@ BUCKET_KEY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 BUCKET_PLACE = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 BUCKET_ACCESS = (*BUCKET_KEY, *BUCKET_PLACE, "AWS_REGION", "AWS_DEFAULT_REGION")
 # Before those libraries are imported; what the user has set is left as it is.
-os.environ.update({k: v for k, v in DEFAULTS.items() if k not in os.environ})
+os.environ.update({k: v for k, v in TELEMETRY_OFF.items() if k not in os.environ})
 
 
 def local_home() -> Path:
@@ -52,9 +50,9 @@ def token_source() -> str:
     return f"from {source}, where one is asked for"
 
 
-def defaults() -> dict[str, str]:
-    """Return DEFAULTS, or what the user has set in their place: for workers."""
-    return {name: os.environ[name] for name in DEFAULTS}
+def telemetry() -> dict[str, str]:
+    """Return whether Ray, MLflow and Hugging Face may report usage: for workers."""
+    return {name: os.environ[name] for name in TELEMETRY_OFF}
 
 
 def bucket_access(names: Iterable[str] = BUCKET_ACCESS) -> dict[str, str]:

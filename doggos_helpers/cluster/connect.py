@@ -141,7 +141,7 @@ def shipped(settings: Settings) -> dict[str, Any]:
     return {
         "py_modules": [*doggos_helpers.__path__, *doggos_sample.__path__],
         "excludes": ["__pycache__"],
-        "env_vars": environment.defaults() | key,
+        "env_vars": environment.telemetry() | key,
     }
 
 

@@ -23,6 +23,7 @@ from doggos_helpers.data.images import BadImage, Preprocessing, decode
 from doggos_helpers.data.listing import PATH, SCHEMA
 from doggos_helpers.data.manifest import Manifest, part_of, read_part
 from doggos_helpers.embed.table import EMBEDDING, READERS, REASON
+from doggos_helpers.environment import environment
 from doggos_helpers.errors import DataError
 from doggos_helpers.settings import Settings
 
@@ -71,7 +72,9 @@ class Embedder:
     def __init__(self, settings: Settings, plan: WorkerPlan) -> None:
         """Load the image tower once; every batch of this worker then uses it."""
         stage, model = plan.embed, (settings.model, settings.model_revision)
-        self.encoder = ClipEncoder(*model, plan.device, stage.dtype, stage.threads)
+        # Threads of PyTorch that wait for each other leave their core to what decodes.
+        with environment(OMP_WAIT_POLICY="PASSIVE"):
+            self.encoder = ClipEncoder(*model, plan.device, stage.dtype, stage.threads)
         self.node, self.max_bad_share = this_node(), settings.max_bad_share
         self.reasons = Counter[str]()
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from upath import UPath
 
 from doggos_helpers.artefacts import write_json
@@ -20,6 +21,8 @@ API_CPUS = 0.25  # of a replica that leaves the encoder to another one
 ONGOING_REQUESTS = 64  # of a replica: most of them wait for somebody's web server
 QUEUED_REQUESTS = 100  # more than that are answered 503 at once
 HELP = 4  # another replica comes before a batch is full: at this part of one
+# Ray Serve's default of 0.5 s leaves full replicas idle while requests are queued.
+LOOK_AGAIN_S = 0.05
 # A replica that is overloaded for 2 s gets help; it is let go after a quiet minute.
 SCALING = {"upscale_delay_s": 2, "downscale_delay_s": 60, "metrics_interval_s": 1}
 
@@ -45,6 +48,7 @@ def application(served: Served, cluster: Cluster) -> serve.Application:
         "max_ongoing_requests": max(ONGOING_REQUESTS, 2 * stage.batch_size),
         "max_queued_requests": QUEUED_REQUESTS,
         "backpressure_config": {"retry_after_s": RETRY_AFTER_S},
+        "request_router_config": RequestRouterConfig(max_backoff_s=LOOK_AGAIN_S),
         "health_check_period_s": 2,  # when a replica looks for a new champion, too
         # An update starts a new replica before it ends an old one, where there is room.
         "max_surge_percent": int(fits(cluster.nodes, one_more) > stage.workers),
