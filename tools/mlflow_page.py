@@ -1,4 +1,4 @@
-"""Takes a picture of MLflow's page of a run, with Debian's Chromium.
+"""Takes a picture of MLflow's page of a run, with the Chromium that is installed.
 
 usage: python -m tools.mlflow_page [OUT [PAGE]]
 
@@ -11,25 +11,23 @@ system-metrics, artifacts; empty: its overview.
 import contextlib
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
+from playwright.sync_api import TimeoutError
+
 from doggos_helpers.settings import Settings
 from doggos_helpers.train.registry import champion
 from doggos_helpers.train.tracking import open_tracking
 from tools.local_cluster import free_ports
+from tools.screenshots import browser
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "mlflow.png"
-START_S, RENDER_MS, SIZE = 120, 30_000, "1900,1500"
-# Without these Chromium calls home as soon as it starts.
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-    *("--no-first-run", "--disable-background-networking", "--disable-sync"),
-    *("--disable-component-update", "--hide-scrollbars"),
-)
+START_S, SETTLE_MS, SIZE = 120, 3000, {"width": 1250, "height": 900}
+CLIP = {"x": 200, "y": 48, "width": 1040, "height": 842}  # without the menu
+DRAWN = "document.querySelectorAll('.js-plotly-plot .trace').length > 3"
 
 
 @contextlib.contextmanager
@@ -66,17 +64,17 @@ def main(arguments: list[str]) -> None:
     out, page = (*arguments, *(str(OUT), "model-metrics")[len(arguments) :])[:2]
     settings = Settings()
     run = open_tracking(settings.tracking).get_run(champion(settings).run_id).info
-    with server(settings.tracking) as address, tempfile.TemporaryDirectory() as profile:
+    with server(settings.tracking) as address, browser() as chromium:
         url = f"{address}/#/experiments/{run.experiment_id}/runs/{run.run_id}/{page}"
-        subprocess.run(
-            [
-                *("chromium", *FLAGS, f"--user-data-dir={profile}"),
-                *(f"--window-size={SIZE}", f"--virtual-time-budget={RENDER_MS}"),
-                *(f"--screenshot={out}", url),
-            ],
-            check=True,
-            stderr=subprocess.DEVNULL,
-        )
+        tab = chromium.new_page(viewport=SIZE)
+        tab.set_default_timeout(START_S * 1000)
+        tab.goto(url)
+        with contextlib.suppress(TimeoutError):  # it is in the way, where it is open
+            tab.get_by_role("button", name="Close").first.click(timeout=5_000)
+        if "metrics" in page:
+            tab.wait_for_function(DRAWN)
+        tab.wait_for_timeout(SETTLE_MS)  # it asks for news, and is never idle
+        tab.screenshot(path=out, clip=CLIP)
     print(f"{out}: {url}")
 
 
