@@ -68,7 +68,8 @@ def lacking(nodes: Sequence[Node], settings: Settings) -> dict[Node, list[str]]:
                 found[node] = [f"no answer: {str(error).splitlines()[-1]}"]
     finally:
         marker.unlink()
-    return found
+    alive = {raw["NodeID"] for raw in ray.nodes() if raw["Alive"]}  # some may have died
+    return {node: told for node, told in found.items() if ids[node.name] in alive}
 
 
 def report(paths: list[UPath], wanted: dict[str, str]) -> list[str]:
