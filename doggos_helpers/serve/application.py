@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from ray import serve
-from ray.serve.config import RequestRouterConfig
 from upath import UPath
 
 from doggos_helpers.artefacts import write_json
@@ -48,7 +47,7 @@ def application(served: Served, cluster: Cluster) -> serve.Application:
         "max_ongoing_requests": max(ONGOING_REQUESTS, 2 * stage.batch_size),
         "max_queued_requests": QUEUED_REQUESTS,
         "backpressure_config": {"retry_after_s": RETRY_AFTER_S},
-        "request_router_config": RequestRouterConfig(max_backoff_s=LOOK_AGAIN_S),
+        "request_router_config": {"max_backoff_s": LOOK_AGAIN_S},
         "health_check_period_s": 2,  # when a replica looks for a new champion, too
         # An update starts a new replica before it ends an old one, where there is room.
         "max_surge_percent": int(fits(cluster.nodes, one_more) > stage.workers),
