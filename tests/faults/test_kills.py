@@ -1,7 +1,7 @@
 """SIGKILL in the middle of an embedding, and the same command again.
 
-``DOGGOS_KILLS=200 python -m pytest -m long tests/faults/test_kills.py`` kills as often;
-DOGGOS_KILL_SEED is the first seed, and DOGGOS_KILL_REPORT a CSV file that is added to.
+``DOGGOS_TEST_EMBED_KILLS=200 python -m pytest -m long tests/faults/test_kills.py`` kills as often;
+DOGGOS_TEST_KILL_SEED is the first seed, and DOGGOS_TEST_KILL_REPORT a CSV file that is added to.
 """
 
 import bisect
@@ -191,7 +191,7 @@ def report(kills: list[Kill]) -> None:
     rows = [[getattr(one, name) for name in names] for one in kills]
     for row in rows:
         print(*row, sep=" | ", flush=True)
-    if file := os.environ.get("DOGGOS_KILL_REPORT"):
+    if file := os.environ.get("DOGGOS_TEST_KILL_REPORT"):
         with open(file, "a", newline="") as out:
             writer = csv.writer(out)
             if not out.tell():
@@ -205,8 +205,8 @@ def report(kills: list[Kill]) -> None:
 def test_many_kills_of_an_embedding_whose_model_sleeps(
     tmp_path, data, pack, start
 ) -> None:
-    wanted = int(os.environ.get("DOGGOS_KILLS", "12"))
-    number, done = int(os.environ.get("DOGGOS_KILL_SEED", "0")), 0
+    wanted = int(os.environ.get("DOGGOS_TEST_EMBED_KILLS", "12"))
+    number, done = int(os.environ.get("DOGGOS_TEST_KILL_SEED", "0")), 0
     while done < wanted:
         settings = settings_of(data, tmp_path / str(number))
         kills = one_round(number, wanted - done, settings, pack, start)
