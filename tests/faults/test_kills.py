@@ -1,8 +1,8 @@
 """SIGKILL in the middle of an embedding, and the same command again.
 
 ``DOGGOS_TEST_EMBED_KILLS=200 pytest -m long tests/faults/test_kills.py -k many`` kills
-as often; DOGGOS_TEST_KILL_SEED is the first seed, and DOGGOS_TEST_KILL_REPORT a CSV file
-that is added to.
+as often; DOGGOS_TEST_KILL_SEED is the first seed, and DOGGOS_TEST_KILL_REPORT a CSV
+file that is added to.
 """
 
 import bisect
