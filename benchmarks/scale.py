@@ -204,7 +204,9 @@ def plot(efficient: list[dict], points: list[dict], most: float, bend: float) ->
     label = f"fitted: at most {most:.0f} blocks/s"
     right.plot(curve, saturated(curve, most, bend), color="#ee6677", label=label)
     right.plot(curve, curve, color="grey", ls=":", label="as offered")
-    right.set(xscale="log", yscale="log", ylim=(min(offered) / 2, 4 * most))
+    right.set(xscale="log", ylim=(0, 2 * most), xticks=offered)
+    right.set_xticklabels([f"{rate:.0f}" for rate in offered])
+    right.minorticks_off()
     right.set(xlabel="blocks/s that 32 actors could do", ylabel="blocks/s done")
     for axis in (left, right):
         axis.legend(frameon=False)
