@@ -226,8 +226,8 @@ def test_many_kills_of_an_embedding_whose_model_sleeps(
     while done < wanted:
         settings = settings_of(data, tmp_path / str(number))
         kills = one_round(number, wanted - done, settings, pack, start)
-        report(kills)
         check_whole(settings, data)
+        report(kills)
         check_stored(kills)
         done, number = done + len(kills), number + 1
 
