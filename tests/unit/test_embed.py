@@ -1,6 +1,7 @@
 """Reading images, and what the table keeps of a manifest: without Ray."""
 
 import io
+import os
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from doggos_helpers.cluster.plan import Node, plan_workers
 from doggos_helpers.data.files import write_parquet
 from doggos_helpers.data.images import Preprocessing
 from doggos_helpers.data.listing import SCHEMA
@@ -17,6 +19,7 @@ from doggos_helpers.data.manifest import part_file
 from doggos_helpers.embed import pipeline
 from doggos_helpers.embed.settle import settle_one
 from doggos_helpers.errors import DataError
+from doggos_helpers.settings import Settings
 
 SMALL = Preprocessing(shortest_edge=8, crop=(8, 8), resample=3)
 PATHS = np.array([f"{i}.jpg" for i in range(24)], object)
@@ -165,3 +168,20 @@ def test_files_that_cannot_be_read_are_dropped_and_named(place, how):
     assert (kept, left) == ([], ["a", "b", "c", "d"])
     (sentence,) = lost
     assert f"The rows of {file} are computed again: " in sentence
+
+
+@pytest.mark.parametrize(("exported", "seen"), [(None, "PASSIVE"), ("ACTIVE",) * 2])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(
+    exported, seen, monkeypatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if exported:
+        monkeypatch.setenv("OMP_WAIT_POLICY", exported)
+    loaded = []
+    monkeypatch.setattr(
+        pipeline, "ClipEncoder", lambda *_: loaded.append(os.environ["OMP_WAIT_POLICY"])
+    )
+    monkeypatch.setattr(pipeline, "this_node", lambda: "here")
+    pipeline.Embedder(Settings(), plan_workers([Node("here", 2)], Settings()))
+    assert loaded == [seen]
+    assert os.environ.get("OMP_WAIT_POLICY") == exported
